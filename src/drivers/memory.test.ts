@@ -1,0 +1,4 @@
+import { testDriver } from '../testing/index.ts'
+import { memoryDriver } from './memory.ts'
+
+testDriver('memory', async () => ({ driver: memoryDriver() }))
