@@ -113,7 +113,10 @@ class Writer {
     else if (dice < 0.65) this.#write(victim)
     else if (dice < 0.8) this.#rename(victim)
     else if (dice < 0.97) fs.rmSync(path.join(this.#root, victim))
-    else fs.rmSync(path.join(this.#root, path.dirname(victim) === '.' ? victim : path.dirname(victim)), { recursive: true })
+    else
+      fs.rmSync(path.join(this.#root, path.dirname(victim) === '.' ? victim : path.dirname(victim)), {
+        recursive: true,
+      })
   }
 
   #files(): Record<string, true> {

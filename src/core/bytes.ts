@@ -1,5 +1,4 @@
 /** Bodies: turning what callers have into bytes that flow, and measuring them on the way. */
-import { createHash, type Hash } from 'node:crypto'
 import { StowageError } from './errors.ts'
 
 /** Everything a caller may give as content. */
@@ -19,29 +18,10 @@ export async function collect(body: AsyncIterable<Uint8Array>, maxBytes = 2 ** 3
   for await (const chunk of body) {
     size += chunk.byteLength
     if (size > maxBytes)
-      throw new StowageError('INVALID_ARGUMENT', `The content is larger than ${maxBytes} bytes.`, { hint: 'Stream it.' })
+      throw new StowageError('INVALID_ARGUMENT', `The content is larger than ${maxBytes} bytes.`, {
+        hint: 'Stream it.',
+      })
     chunks.push(chunk)
   }
   return chunks.length === 1 && Buffer.isBuffer(chunks[0]) ? chunks[0] : Buffer.concat(chunks, size)
-}
-
-/** Passes a body through and counts and digests it. `result()` is right once the body has ended. */
-export function hashing(
-  body: AsyncIterable<Uint8Array>,
-  algorithms: readonly ('md5' | 'sha256')[],
-): { body: AsyncGenerator<Uint8Array>; result(): { size: number; digests: Record<string, string> } } {
-  const hashes = new Map<string, Hash>(algorithms.map((name) => [name, createHash(name)]))
-  let size = 0
-  async function* pass() {
-    for await (const chunk of body) {
-      size += chunk.byteLength
-      for (const hash of hashes.values()) hash.update(chunk)
-      yield chunk
-    }
-  }
-  const result = () => ({
-    size,
-    digests: Object.fromEntries([...hashes].map(([name, hash]) => [name, hash.copy().digest('hex')])),
-  })
-  return { body: pass(), result }
 }

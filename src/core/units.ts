@@ -48,6 +48,8 @@ function parse(value: string | number, units: Record<string, number>, what: stri
   const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(String(value).trim())
   const factor = match?.[2] ? units[match[2]] : 1
   if (!match || factor === undefined)
-    throw new StowageError('INVALID_ARGUMENT', `${JSON.stringify(value)} is not a ${what}.`, { hint: `Write ${examples}.` })
+    throw new StowageError('INVALID_ARGUMENT', `${JSON.stringify(value)} is not a ${what}.`, {
+      hint: `Write ${examples}.`,
+    })
   return Number(match[1]) * factor
 }

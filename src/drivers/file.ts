@@ -220,11 +220,13 @@ class FileDriver implements Driver {
   /** The children of a directory in key order. A directory sorts as if its name ended in a slash when we descend into it. */
   async #children(directory: string) {
     const prefix = directory === '' ? '' : `${directory}/`
-    const found = await fs.readdir(path.join(this.#root, directory), { withFileTypes: true }).catch((error: unknown) => {
-      const explained = this.#explain(error, 'list', directory)
-      if (explained.code === 'NOT_FOUND') return []
-      throw explained
-    })
+    const found = await fs
+      .readdir(path.join(this.#root, directory), { withFileTypes: true })
+      .catch((error: unknown) => {
+        const explained = this.#explain(error, 'list', directory)
+        if (explained.code === 'NOT_FOUND') return []
+        throw explained
+      })
     return found
       .filter((entry) => (entry.isFile() || entry.isDirectory()) && prefix + entry.name !== temporaryDirectory)
       .map((entry) => ({ key: prefix + entry.name, isDirectory: entry.isDirectory() }))
@@ -253,7 +255,9 @@ class FileDriver implements Driver {
     if (code === 'NOT_FOUND' && verb !== 'write') return this.#absent(key)
     if (!code && !errno) throw error // the body's own failure comes through as it is
     const reason = reasons[errno] ?? errno
-    return new StowageError(code ?? 'UNKNOWN', `Cannot ${verb} ${key} in ${this.location}: ${reason}.`, { cause: error })
+    return new StowageError(code ?? 'UNKNOWN', `Cannot ${verb} ${key} in ${this.location}: ${reason}.`, {
+      cause: error,
+    })
   }
 }
 
@@ -307,7 +311,11 @@ async function openInside(temporary: string): Promise<fs.FileHandle> {
 async function syncDirectory(directory: string) {
   const handle = await fs.open(directory, 'r').catch(() => undefined)
   if (!handle) return
-  await handle.sync().finally(() => handle.close())
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
 }
 
 function infoOf(key: string, stats: BigIntStats): FileInfo {

@@ -40,7 +40,15 @@ function testRoundTrips(driver: Get) {
       assert.ok((await collect(body)).equals(bytes))
       assert.equal((await driver().stat(`round/${size}`)).size, size)
     })
-  for (const key of ['sp ace', 'ünïcødé/日本.txt', '100%25', 'a#b?c+d&e=f', "quo'te\"<>", 'new\nline', `${'x'.repeat(200)}/y`])
+  for (const key of [
+    'sp ace',
+    'ünïcødé/日本.txt',
+    '100%25',
+    'a#b?c+d&e=f',
+    'quo\'te"<>',
+    'new\nline',
+    `${'x'.repeat(200)}/y`,
+  ])
     test(`the key ${JSON.stringify(key.slice(0, 20))} is kept byte for byte`, async () => {
       await driver().write(`keys/${key}`, toBody(key))
       assert.equal((await collect((await driver().read(`keys/${key}`)).body)).toString(), key)
@@ -148,25 +156,36 @@ function testConditions(driver: Get) {
 }
 
 function testListing(driver: Get) {
-  const keys = ['z', 'a/b', 'a-b', 'a.b', 'ab', 'a/b2/c', 'a/b2/d', 'é', '\u{1f600}', '\uffee'].map((key) => `list/${key}`)
+  const keys = ['z', 'a/b', 'a-b', 'a.b', 'ab', 'a/b2/c', 'a/b2/d', 'é', '\u{1f600}', '\uffee'].map(
+    (key) => `list/${key}`,
+  )
   before(async () => {
     for (const key of keys) await driver().write(key, toBody(key))
   })
   test('a listing has every file below, in the order of UTF-8 bytes', async () => {
     const listed = await list(driver(), 'list')
-    assert.deepEqual(listed.map((entry) => entry.key), keys.toSorted(compareKeys))
+    assert.deepEqual(
+      listed.map((entry) => entry.key),
+      keys.toSorted(compareKeys),
+    )
   })
   test('one level shows directories once, in order with the files', async () => {
     const listed = await list(driver(), 'list/a', { recursive: false })
-    assert.deepEqual(listed.map(({ kind, key }) => [kind, key]), [
-      ['file', 'list/a/b'],
-      ['directory', 'list/a/b2'],
-    ])
+    assert.deepEqual(
+      listed.map(({ kind, key }) => [kind, key]),
+      [
+        ['file', 'list/a/b'],
+        ['directory', 'list/a/b2'],
+      ],
+    )
   })
   test('a listing goes on after a given key', async () => {
     const sorted = keys.toSorted(compareKeys)
     const listed = await list(driver(), 'list', { after: sorted[3] })
-    assert.deepEqual(listed.map((entry) => entry.key), sorted.slice(4))
+    assert.deepEqual(
+      listed.map((entry) => entry.key),
+      sorted.slice(4),
+    )
   })
   test('an absent directory is empty', async () => {
     assert.deepEqual(await list(driver(), 'nowhere'), [])
