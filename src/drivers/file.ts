@@ -127,6 +127,8 @@ class FileDriver implements Driver {
   async #store(key: string, options: WriteOptions, fill: (handle: fs.FileHandle) => Promise<number>) {
     throwIfAborted(options.signal)
     this.#refuseOwnName(key)
+    if (options.ifMatch !== undefined)
+      throw new StowageError('UNSUPPORTED', `${this.location} cannot replace only a certain version of ${key}.`)
     const temporary = path.join(this.#root, temporaryDirectory, `${pid}-${this.#count++}`)
     try {
       await this.#checkParents(key, 'write')

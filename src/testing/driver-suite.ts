@@ -140,7 +140,10 @@ function testConditions(driver: Get) {
     for (const result of results) if (result.status === 'rejected') assert.equal(result.reason.code, 'EXISTS')
   })
   test('ifMatch replaces the version it names and no other', async (t) => {
-    if (!driver().supports.ifMatch) return t.skip('supports.ifMatch is false')
+    if (!driver().supports.ifMatch) {
+      await assert.rejects(driver().write('versioned', toBody('x'), { ifMatch: 'any' }), { code: 'UNSUPPORTED' })
+      return t.skip('supports.ifMatch is false, and the condition is refused rather than ignored')
+    }
     const { etag } = await driver().write('versioned', toBody('one'))
     await driver().write('versioned', toBody('two'), { ifMatch: etag })
     await assert.rejects(driver().write('versioned', toBody('three'), { ifMatch: etag }), { code: 'CONFLICT' })
