@@ -1,0 +1,91 @@
+/** Runs the processors of a rule on one file, one after another, within a time limit. */
+import * as path from 'node:path'
+import { StowageError } from '../core/errors.ts'
+import type { Workbench } from '../store/workbench.ts'
+import type { Original } from './original.ts'
+import type { Processor, ProcessorInput } from './processor.ts'
+
+/** What comes out of a chain: a file on the disk and the base name it is to be delivered under. */
+export interface Processed {
+  file: string
+  name: string
+}
+
+/** What a run of a chain needs. */
+export interface ChainOptions {
+  destination?: ProcessorInput['destination']
+  workDirectory: () => Promise<string>
+  timeLimitMs: number
+  signal: AbortSignal
+}
+
+/** Runs the chain. Rejects naming the processor and the file; TIMEOUT when it takes longer than its limit. */
+export async function runChain(
+  processors: readonly Processor[],
+  original: Original,
+  options: ChainOptions,
+): Promise<Processed> {
+  let result: Processed = { file: original.file, name: path.posix.basename(original.path) }
+  const extension = path.posix.extname(original.path).slice(1).toLowerCase()
+  for (const processor of processors)
+    if (processor.extensions?.includes(extension) ?? true) result = await runOne(processor, original, result, options)
+  return result
+}
+
+async function runOne(processor: Processor, original: Original, current: Processed, options: ChainOptions) {
+  const limit = AbortSignal.timeout(options.timeLimitMs)
+  const signal = AbortSignal.any([options.signal, limit])
+  const failure = (reason: string, details: { cause?: unknown; code?: 'TIMEOUT' | 'ABORTED' }) =>
+    new StowageError(details.code ?? 'UNKNOWN', `The processor ${processor.name} ${reason} on ${original.file}.`, {
+      cause: details.cause,
+      retryable: details.code === 'ABORTED',
+    })
+  const cut = new Promise<never>((_, reject) => {
+    const fire = () =>
+      reject(
+        limit.aborted && !options.signal.aborted
+          ? failure(`took longer than ${options.timeLimitMs} ms`, { code: 'TIMEOUT' })
+          : failure('was stopped', { code: 'ABORTED' }),
+      )
+    if (signal.aborted) fire()
+    else signal.addEventListener('abort', fire, { once: true })
+  })
+  cut.catch(() => undefined)
+  try {
+    const work = processor.process({
+      ...current,
+      sourceFile: original.file,
+      sourcePath: original.path,
+      ...(options.destination ? { destination: options.destination } : {}),
+      workDirectory: options.workDirectory,
+      signal,
+    })
+    const output = await Promise.race([work, cut])
+    const name = output?.name ?? current.name
+    if (name === '' || name === '.' || name === '..' || name.includes('/'))
+      throw failure(`gave the name ${JSON.stringify(name)}, which is not a base name,`, {})
+    return { file: output?.file ?? current.file, name }
+  } catch (error) {
+    if (error instanceof StowageError) throw error
+    throw failure(`failed with "${error instanceof Error ? error.message : String(error)}"`, { cause: error })
+  }
+}
+
+/** A workbench that is only made when somebody asks for it, and the way to be rid of it. */
+export function lazyBench(make: () => Promise<Workbench>) {
+  let bench: Promise<Workbench> | undefined
+  return {
+    directory: async () => {
+      bench ??= make()
+      return (await bench).directory
+    },
+    [Symbol.asyncDispose]: async () => {
+      await (await bench)?.[Symbol.asyncDispose]()
+    },
+  }
+}
+
+/** Identifies a chain in the ledger: when it changes, the files it concerns are processed again. */
+export function fingerprintOf(processors: readonly Processor[]): string {
+  return processors.map(({ name, version }) => `${name}@${version}`).join(' ')
+}

@@ -1,0 +1,265 @@
+/** The conveyor: sources are watched, their files go through rules and chains, and arrive at their destinations. */
+import { createHash } from 'node:crypto'
+import type { Clock } from '../core/clock.ts'
+import { StowageError } from '../core/errors.ts'
+import type { Log } from '../core/log.ts'
+import type { Database } from '../state/database.ts'
+import { Queue, type Job } from '../state/queue.ts'
+import { Worker } from '../state/worker.ts'
+import type { Store } from '../store/store.ts'
+import { sweepWorkbenches } from '../store/workbench.ts'
+import { fingerprintOf } from './chain.ts'
+import { workOnDelivery, workOnFile, type FileJobContext, type FileOutcome } from './file-job.ts'
+import { Intake, type Source } from './intake.ts'
+import { KeyLock } from './key-lock.ts'
+import { Lane } from './lane.ts'
+import { deleteKey, deleteSource } from './removal.ts'
+import type { Rule } from './rules.ts'
+import { SourceFeed } from './source-feed.ts'
+
+/** What a conveyor is made of. */
+export interface ConveyorOptions {
+  sources: readonly Source[]
+  rules: readonly Rule[]
+  stores: ReadonlyMap<string, Store>
+  database: Database
+  clock: Clock
+  log: Log
+  /** Where workbenches are made. */
+  workDirectory: string
+}
+
+/** What has been done since the conveyor was made. */
+export interface Counters {
+  scanned: number
+  delivered: number
+  deleted: number
+  unchanged: number
+  bytes: number
+}
+
+/** One delivery, as it is announced. */
+export interface DeliveryEvent {
+  source: string
+  path: string
+  rule: string
+  store: string
+  key: string
+  size: number
+}
+
+/** A store as the conveyor sees it. */
+export interface StoreHealth {
+  name: string
+  location: string
+  /** Until when it is left alone after a failure, in milliseconds since the epoch. */
+  pausedUntil?: number
+  reason?: string
+}
+
+const filesAtOnce = 320
+/** After so many failures in a row a store counts as down, and nobody waits for it to finish a sync. */
+const downAfter = 5
+const fileQueues = ['file', 'delivery', 'delete-key'] as const
+
+/** A conveyor over an open database. */
+export class Conveyor {
+  readonly queue: Queue
+  readonly counters: Counters = { scanned: 0, delivered: 0, deleted: 0, unchanged: 0, bytes: 0 }
+  readonly feeds: readonly SourceFeed[]
+  readonly #options: ConveyorOptions
+  readonly #context: FileJobContext
+  readonly #intakes: ReadonlyMap<string, Intake>
+  readonly #lanes = new Map<string, Lane>()
+  readonly #workers: Worker[] = []
+  readonly #listeners = new Set<(event: DeliveryEvent) => void>()
+
+  constructor(options: ConveyorOptions) {
+    const { sources, rules, database, clock, log, workDirectory } = options
+    this.#options = options
+    this.queue = new Queue(database, { clock })
+    this.#context = {
+      sources: new Map(sources.map((source) => [source.name, source])),
+      rules,
+      database,
+      queue: this.queue,
+      locks: new KeyLock(),
+      clock,
+      workDirectory,
+      store: (name) => this.#store(name),
+      lane: (name) => this.#lane(name),
+    }
+    const intakes = sources.map((source) => new Intake(source, { queue: this.queue, clock, log }))
+    this.#intakes = new Map(sources.map((source, index) => [source.name, intakes[index] as Intake]))
+    const onScanned = (files: number) => {
+      this.counters.scanned += files
+    }
+    this.feeds = sources.map(
+      (source) => new SourceFeed(source, { database, intake: this.#intakes.get(source.name) as Intake, clock, log, onScanned }),
+    )
+  }
+
+  /** Calls the listener after each delivery is recorded. Returns how to stop that. */
+  onDelivered(listener: (event: DeliveryEvent) => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  /** Begins to work: takes up what a crash left, applies rules that have changed, and runs what is queued. */
+  async start(): Promise<void> {
+    await sweepWorkbenches(this.#options.workDirectory)
+    await this.queue.recover()
+    await this.#reconsider()
+    const { clock, log } = this.#options
+    const own = { clock, log }
+    const pausedGroups = () => this.#pausedStores()
+    this.#workers.push(
+      new Worker(this.queue, { queue: 'file', concurrency: filesAtOnce, handle: this.#handleFile(workOnFile), ...own }),
+      new Worker(this.queue, {
+        queue: 'delivery',
+        concurrency: filesAtOnce,
+        handle: this.#handleFile(workOnDelivery),
+        pausedGroups,
+        ...own,
+      }),
+      new Worker(this.queue, {
+        queue: 'delete-key',
+        concurrency: 16,
+        handle: async (job, signal) => {
+          if (await deleteKey(job, this.#context, signal)) this.counters.deleted++
+        },
+        pausedGroups,
+        ...own,
+      }),
+      new Worker(this.queue, {
+        queue: 'delete-source',
+        concurrency: 4,
+        handle: async (job, signal) => {
+          if (await deleteSource(job, this.#context, signal))
+            log.info(`Deleted the original ${job.key}: its copies were read back and are whole.`)
+        },
+        ...own,
+      }),
+    )
+    for (const worker of this.#workers) worker.start()
+  }
+
+  /** Watches every source, after one scan of each. */
+  async watch(): Promise<void> {
+    await Promise.all(this.feeds.map(async (feed) => feed.start()))
+  }
+
+  /** Scans every source once. One that cannot be read rejects, after the others are done. */
+  async scan(): Promise<void> {
+    const results = await Promise.allSettled(this.feeds.map(async (feed) => feed.scan()))
+    const failure = results.find((result) => result.status === 'rejected')
+    if (failure) throw failure.reason
+  }
+
+  /**
+   * Resolves when nothing is in hand and nothing is due within `patienceMs` (default 10 s): a store that stays down,
+   * and deletes that are to happen later, do not keep us.
+   */
+  async idle(options: { patienceMs?: number; signal?: AbortSignal } = {}): Promise<void> {
+    const { patienceMs = 10_000, signal } = options
+    const { clock } = this.#options
+    while (!signal?.aborted) {
+      const down = [...this.#lanes].filter(([, lane]) => lane.failures >= downAfter).map(([name]) => name)
+      const counts = await this.queue.counts({ excludeGroups: down })
+      const horizon = clock.now() + patienceMs
+      const busy = counts.filter(({ queue, running, waiting, oldestMs = 0 }) => {
+        const isWork = (fileQueues as readonly string[]).includes(queue)
+        return running > 0 || (waiting > 0 && (isWork ? oldestMs <= horizon : oldestMs <= clock.now()))
+      })
+      if (busy.length === 0) return
+      const { promise, resolve } = Promise.withResolvers<void>()
+      const stop = this.queue.onAdded(resolve)
+      const timer = new AbortController()
+      await Promise.race([promise, clock.sleep(100, timer.signal).catch(() => undefined)])
+      timer.abort()
+      stop()
+    }
+  }
+
+  /** The stores that rules deliver to, and how they are. */
+  stores(): StoreHealth[] {
+    return [...this.#lanes.entries()].map(([name, lane]) => ({
+      name,
+      location: this.#store(name).location,
+      ...(lane.pausedUntil === undefined ? {} : { pausedUntil: lane.pausedUntil }),
+      ...(lane.reason === undefined ? {} : { reason: lane.reason }),
+    }))
+  }
+
+  /** Stops taking jobs, waits `graceMs` (default 10 s) for those in hand, and lets go of everything but the database. */
+  async close(graceMs = 10_000): Promise<void> {
+    await Promise.all(this.feeds.map(async (feed) => feed.close()))
+    await Promise.all(this.#workers.map(async (worker) => worker.stop(graceMs)))
+  }
+
+  #handleFile(work: (job: Job, context: FileJobContext, signal: AbortSignal) => Promise<FileOutcome>) {
+    return async (job: Job, signal: AbortSignal) => {
+      const outcome = await work(job, this.#context, signal)
+      this.counters.unchanged += outcome.unchanged
+      const { source, path } = job.payload as { source: string; path: string }
+      for (const { rule, destination, key, size } of outcome.delivered) {
+        this.counters.delivered++
+        this.counters.bytes += size
+        for (const listener of this.#listeners) listener({ source, path, rule, store: destination, key, size })
+      }
+    }
+  }
+
+  /** A source whose rules are not what they were has all its files looked at again. */
+  async #reconsider() {
+    for (const [name, intake] of this.#intakes) {
+      const rules = this.#options.rules.filter((rule) => rule.source === name)
+      const digest = createHash('sha256').update(rules.map(describeRule).join('\n')).digest('hex')
+      const setting = `rules of ${name}`
+      await this.#options.database.transaction(async (tx) => {
+        const [row] = await tx.all('SELECT value FROM settings WHERE name = ?', setting)
+        if (row?.['value'] === digest) return
+        if (row) await intake.reconsider(tx)
+        await tx.run(
+          'INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value',
+          setting,
+          digest,
+        )
+      })
+    }
+  }
+
+  #store(name: string): Store {
+    const store = this.#options.stores.get(name)
+    if (!store) throw new StowageError('INVALID_CONFIG', `There is no store ${JSON.stringify(name)} any more.`)
+    return store
+  }
+
+  /** The smallest limit that any rule gives a store holds for all of them. */
+  #lane(name: string): Lane {
+    let lane = this.#lanes.get(name)
+    if (!lane) {
+      const limits = this.#options.rules
+        .flatMap((rule) => rule.destinations)
+        .filter((to) => to.store === name && to.maxConnections !== undefined)
+        .map((to) => to.maxConnections as number)
+      lane = new Lane(this.#options.clock, limits.length > 0 ? Math.min(...limits) : undefined)
+      this.#lanes.set(name, lane)
+    }
+    return lane
+  }
+
+  #pausedStores(): ReadonlyMap<string, number> {
+    const paused = new Map<string, number>()
+    for (const [name, { pausedUntil }] of this.#lanes) if (pausedUntil !== undefined) paused.set(name, pausedUntil)
+    return paused
+  }
+}
+
+/** Everything about a rule that decides what is delivered where. */
+function describeRule(rule: Rule): string {
+  const { label, filter, destinations, deleteSourceAfterMs } = rule
+  const where = destinations.map(({ store, path }) => [store, path])
+  const pattern = filter.pattern ? String(filter.pattern) : undefined
+  return JSON.stringify([label, { ...filter, pattern }, where, deleteSourceAfterMs, fingerprintOf(rule.processors)])
+}

@@ -1,0 +1,138 @@
+/** Sends one file to one store, and proves that what arrived is what was meant. */
+import { createHash } from 'node:crypto'
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
+import * as fs from 'node:fs/promises'
+import { lookup } from 'mrmime'
+import { StowageError } from '../core/errors.ts'
+import type { FileInfo, WriteOptions } from '../store/driver.ts'
+import type { Store } from '../store/store.ts'
+import { changedMeanwhile, identityOf, isSame, type Original } from './original.ts'
+
+/** Up to this size a file is read whole, at once: for many small files that costs half of what a stream does. */
+const smallBytes = 256 * 1024
+
+/** What was sent. */
+export interface Sent {
+  size: number
+  /** SHA-256 of the bytes sent, lower-case hex. */
+  digest: string
+}
+
+/**
+ * Stores a file under a key, replacing what is there. When the file is the original itself and changes while it is
+ * read, nothing is stored and the call rejects with a retryable CONFLICT. Rejects with CORRUPT when the store reports
+ * another size or digest than what was sent.
+ */
+export async function send(
+  store: Store,
+  key: string,
+  file: string,
+  original: Original,
+  options: { signal?: AbortSignal } = {},
+): Promise<Sent> {
+  const contentType = lookup(key)
+  const write: WriteOptions = {
+    modified: new Date(Number(original.mtimeNs / 1_000_000n)),
+    ...(contentType ? { contentType } : {}),
+    ...(options.signal ? { signal: options.signal } : {}),
+  }
+  const small = file !== original.file || original.size <= smallBytes ? readSmall(file, original) : undefined
+  if (small) {
+    const info = await store.put(key, small, write)
+    return verified(store, key, info, small.byteLength, createHash('sha256').update(small).digest('hex'))
+  }
+  const hash = createHash('sha256')
+  let size = 0
+  const guarded = async function* () {
+    for await (const chunk of chunks(file, original)) {
+      hash.update(chunk)
+      size += chunk.byteLength
+      yield chunk
+    }
+  }
+  const info = await store.put(key, guarded(), write)
+  return verified(store, key, info, size, hash.digest('hex'))
+}
+
+/** SHA-256 of what a store holds under a key. */
+export async function digestAt(store: Store, key: string, signal?: AbortSignal): Promise<Sent> {
+  const hash = createHash('sha256')
+  let size = 0
+  const { body } = await store.open(key, signal ? { signal } : {})
+  for await (const chunk of body as AsyncIterable<Uint8Array>) {
+    hash.update(chunk)
+    size += chunk.byteLength
+  }
+  return { size, digest: hash.digest('hex') }
+}
+
+function verified(store: Store, key: string, info: FileInfo, size: number, digest: string): Sent {
+  const theirs = info.digests?.sha256
+  if (info.size !== size || (theirs !== undefined && theirs !== digest))
+    throw new StowageError('CORRUPT', `${key} arrived in ${store.location} as something else than what was sent.`, {
+      hint: 'It is sent again.',
+      retryable: true,
+    })
+  return { size, digest }
+}
+
+/** All bytes of a small file; undefined when it is a large one. Guards the original like {@link chunks}. */
+function readSmall(file: string, original: Original): Buffer | undefined {
+  const descriptor = open(file)
+  try {
+    const stats = fstatSync(descriptor, { bigint: true })
+    const isOriginal = file === original.file
+    if (isOriginal && !isSame(identityOf(stats), original)) throw changedMeanwhile(original)
+    const size = Number(stats.size)
+    if (size > smallBytes) return undefined
+    const bytes = Buffer.allocUnsafe(size + 1)
+    let length = 0
+    for (let read = 1; read > 0 && length <= size; length += read)
+      read = readSync(descriptor, bytes, length, bytes.byteLength - length, length)
+    if (length !== size || (isOriginal && !isSame(identityOf(fstatSync(descriptor, { bigint: true })), original)))
+      throw changedMeanwhile(original)
+    return bytes.subarray(0, size)
+  } finally {
+    closeSync(descriptor)
+  }
+}
+
+/** The bytes of a large file. At the end it must still be what it was at the start, or the body fails. */
+async function* chunks(file: string, original: Original): AsyncGenerator<Uint8Array> {
+  const handle = await fs.open(file, constants.O_RDONLY | constants.O_NOFOLLOW).catch((error: unknown) => {
+    throw explain(error, file)
+  })
+  try {
+    const before = identityOf(await handle.stat({ bigint: true }))
+    if (file === original.file && !isSame(before, original)) throw changedMeanwhile(original)
+    for (let at = 0; at < before.size; ) {
+      const { bytesRead, buffer } = await handle.read(Buffer.allocUnsafe(1 << 20), 0, 1 << 20, at)
+      if (bytesRead === 0) throw changedMeanwhile(original)
+      at += bytesRead
+      if (at >= before.size && !isSame(identityOf(await handle.stat({ bigint: true })), before))
+        throw changedMeanwhile(original)
+      yield buffer.subarray(0, bytesRead)
+    }
+  } finally {
+    await handle.close()
+  }
+}
+
+function open(file: string): number {
+  try {
+    return openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
+  } catch (error) {
+    throw explain(error, file)
+  }
+}
+
+function explain(error: unknown, file: string): StowageError {
+  const { code } = error as NodeJS.ErrnoException
+  if (code === 'ENOENT')
+    return new StowageError('CONFLICT', `${file} vanished while it was being read.`, { cause: error, retryable: true })
+  const hint = code === 'EACCES' ? 'Give the user that runs Stowage the right to read it, then run `stowage retry`.' : undefined
+  return new StowageError(code === 'EACCES' || code === 'ELOOP' ? 'DENIED' : 'UNKNOWN', `Cannot read ${file}: ${code}.`, {
+    cause: error,
+    ...(hint ? { hint } : {}),
+  })
+}

@@ -1,0 +1,312 @@
+/**
+ * The work on one file: match the rules, run their chains, deliver, record. It does not follow the event but compares
+ * what is with what the rules say, so that doing it again after a crash, or once too often, changes nothing.
+ *
+ * Order of things, for a kill at any instant: the key is noted in the ledger, the file is stored under it, the delivery
+ * is recorded, and in that same transaction superseded keys become delete jobs and the file's job ends.
+ */
+import * as path from 'node:path'
+import type { Clock } from '../core/clock.ts'
+import { codeOf, StowageError } from '../core/errors.ts'
+import type { Database, Transaction } from '../state/database.ts'
+import type { Job, NewJob, Queue } from '../state/queue.ts'
+import type { Store } from '../store/store.ts'
+import { createWorkbench } from '../store/workbench.ts'
+import { fingerprintOf, lazyBench, runChain, type Processed } from './chain.ts'
+import { send, type Sent } from './delivery.ts'
+import { fileJobKey, joined, type FilePayload, type Source } from './intake.ts'
+import type { KeyLock } from './key-lock.ts'
+import type { Lane } from './lane.ts'
+import { intend, isCurrent, ownersOf, record, rowsOf, type Delivery, type LedgerKey, type LedgerRow } from './ledger.ts'
+import { changedMeanwhile, isSame, lookAt, type Original } from './original.ts'
+import { supersede, type SourcePayload } from './removal.ts'
+import { mismatch, type Destination, type Rule } from './rules.ts'
+
+/** What the work needs. */
+export interface FileJobContext {
+  sources: ReadonlyMap<string, Source>
+  rules: readonly Rule[]
+  database: Database
+  queue: Queue
+  locks: KeyLock
+  clock: Clock
+  /** Directory for workbenches. */
+  workDirectory: string
+  store: (name: string) => Store
+  lane: (name: string) => Lane
+}
+
+/** What a job came to, for the counters. */
+export interface FileOutcome {
+  delivered: { rule: string; destination: string; key: string; size: number }[]
+  unchanged: number
+  /** Deliveries that were handed to jobs of their own, because their store failed. */
+  deferred: number
+  /** Keys whose removal was ordered. */
+  superseded: number
+}
+
+/** One delivery of one rule to one destination. */
+interface Task extends LedgerKey {
+  ruleOf: Rule
+  to: Destination
+  file: string
+  fingerprint: string
+}
+
+/** The payload of a delivery job: one destination that had failed. */
+export interface DeliveryPayload extends FilePayload {
+  rule: string
+  store: string
+  directory: string
+}
+
+/** Does a job of the queue `file`. Failing stores get jobs of their own; a failing chain fails this job, after the rest is done. */
+export async function workOnFile(job: Job, context: FileJobContext, signal: AbortSignal): Promise<FileOutcome> {
+  return work(job, job.payload as FilePayload, () => true, context, signal)
+}
+
+/** Does a job of the queue `delivery`. */
+export async function workOnDelivery(job: Job, context: FileJobContext, signal: AbortSignal): Promise<FileOutcome> {
+  const payload = job.payload as DeliveryPayload
+  const isMeant = (rule: Rule, to: Destination) =>
+    rule.label === payload.rule && to.store === payload.store && to.path === payload.directory
+  return work(job, payload, isMeant, context, signal)
+}
+
+async function work(
+  job: Job,
+  payload: FilePayload,
+  isMeant: (rule: Rule, to: Destination) => boolean,
+  context: FileJobContext,
+  signal: AbortSignal,
+): Promise<FileOutcome> {
+  const source = context.sources.get(payload.source)
+  const original = source && lookAt(source.directory, payload.path)
+  if (!source || !original) return followAbsence(job, payload, context)
+  await using bench = lazyBench(async () => createWorkbench(context.workDirectory))
+  const matching = context.rules.filter(
+    (rule) => rule.source === source.name && mismatch(rule.filter, original.path, original.size) === undefined,
+  )
+  const plan = new Plan(original, source, matching)
+  for (const rule of matching)
+    if (rule.destinations.some((to) => isMeant(rule, to))) await plan.process(rule, isMeant, bench.directory, signal)
+  // What a chain made of a file that has changed since is of no use to anybody.
+  const now = lookAt(source.directory, payload.path)
+  if (!now || !isSame(now, original)) throw changedMeanwhile(original)
+  const { rows, tasks, unchanged } = await context.database.transaction(async (tx) => plan.intend(tx))
+  const results = await Promise.all(tasks.map(async (task) => deliver(task, original, context, signal)))
+  return conclude({ job, payload, plan, rows, results, unchanged }, context)
+}
+
+/** A file that is not there: if that is the news, what was delivered of it goes. Otherwise the news is still to come. */
+async function followAbsence(job: Job, payload: FilePayload, context: FileJobContext): Promise<FileOutcome> {
+  const superseded = await context.database.transaction(async (tx) => {
+    const rows = payload.event === 'deleted' ? await rowsOf(tx, payload.source, payload.path) : []
+    for (const row of rows) await supersede(row, 0, context.queue, tx)
+    await finish(job, context.queue, tx)
+    return rows.length
+  })
+  return { delivered: [], unchanged: 0, deferred: 0, superseded }
+}
+
+/** What the rules want of one original. */
+class Plan {
+  readonly original: Original
+  readonly source: Source
+  readonly matching: readonly Rule[]
+  readonly tasks: Task[] = []
+  /** Failures of chains, and of keys that two files claim. */
+  readonly failures: unknown[] = []
+  /** Rules whose keys are all known, so that their other keys are superseded. */
+  readonly settled = new Set<string>()
+
+  constructor(original: Original, source: Source, matching: readonly Rule[]) {
+    this.original = original
+    this.source = source
+    this.matching = matching
+  }
+
+  /** Runs a rule's chain: once, or once per destination where a processor's output depends on it. */
+  async process(
+    rule: Rule,
+    isMeant: (rule: Rule, to: Destination) => boolean,
+    workDirectory: () => Promise<string>,
+    signal: AbortSignal,
+  ) {
+    const isEach = rule.processors.some((processor) => processor.differsPerDestination)
+    let shared: Processed | undefined
+    try {
+      for (const to of rule.destinations) {
+        const options = { workDirectory, timeLimitMs: rule.timeLimitMs, signal }
+        const processed: Processed = isEach
+          ? await runChain(rule.processors, this.original, { ...options, destination: to })
+          : (shared ??= await runChain(rule.processors, this.original, options))
+        if (isMeant(rule, to)) this.#add(rule, to, processed)
+      }
+      if (rule.destinations.every((to) => isMeant(rule, to))) this.settled.add(rule.label)
+    } catch (error) {
+      this.failures.push(error)
+    }
+  }
+
+  #add(rule: Rule, to: Destination, { file, name }: Processed) {
+    const directory = path.posix.dirname(this.original.path)
+    const key = path.posix.join(to.path, directory, name)
+    const fingerprint = fingerprintOf(rule.processors)
+    const { source, path: relative } = { source: this.source.name, path: this.original.path }
+    this.tasks.push({ source, path: relative, rule: rule.label, destination: to.store, key, ruleOf: rule, to, file, fingerprint })
+  }
+
+  /** Notes the keys that are about to be written, and tells which tasks really have something to do. */
+  async intend(tx: Transaction): Promise<{ rows: LedgerRow[]; tasks: Task[]; unchanged: number }> {
+    const rows = await rowsOf(tx, this.source.name, this.original.path)
+    const tasks: Task[] = []
+    for (const task of this.tasks) {
+      const row = rows.find((candidate) => isSameDelivery(candidate, task))
+      if (row && isCurrent(row, this.original, task.fingerprint)) continue
+      const rival = (await ownersOf(tx, task.destination, task.key)).find((owner) => !isSameDelivery(owner, task))
+      if (rival) this.failures.push(this.#conflict(task, rival))
+      else {
+        await intend(tx, task)
+        tasks.push(task)
+      }
+    }
+    return { rows, tasks, unchanged: this.tasks.length - tasks.length - this.failures.length }
+  }
+
+  /** Two files under one key would overwrite each other for ever. A rival whose original is gone is about to give way. */
+  #conflict(task: Task, rival: LedgerRow): StowageError {
+    const isLeaving = rival.source === task.source && !lookAt(this.source.directory, rival.path)
+    return new StowageError(
+      'CONFLICT',
+      `${task.path} cannot be delivered to ${task.destination} as ${task.key} (rule "${task.rule}"): ${rival.path} is (rule "${rival.rule}").`,
+      { retryable: isLeaving, hint: 'Give one of the rules another path or a processor that makes names unique.' },
+    )
+  }
+}
+
+type Result = { task: Task; sent: Sent } | { task: Task; error: unknown }
+
+async function deliver(task: Task, original: Original, context: FileJobContext, signal: AbortSignal): Promise<Result> {
+  try {
+    const store = context.store(task.destination)
+    const sent = await context.locks.run(`${task.destination}/${task.key}`, async () =>
+      context.lane(task.destination).run(async () => send(store, task.key, task.file, original, { signal }), signal),
+    )
+    return { task, sent }
+  } catch (error) {
+    return { task, error }
+  }
+}
+
+interface Conclusion {
+  job: Job
+  payload: FilePayload
+  plan: Plan
+  rows: LedgerRow[]
+  results: Result[]
+  unchanged: number
+}
+
+/** Records what was delivered, orders the removal of what is superseded, hands failing stores jobs of their own, and ends the job. */
+async function conclude(conclusion: Conclusion, context: FileJobContext): Promise<FileOutcome> {
+  const { job, payload, plan, rows, results, unchanged } = conclusion
+  const failed = results.filter((result) => 'error' in result)
+  const sent = results.filter((result) => 'sent' in result)
+  // A change of the original is not its stores' fault; the file as a whole is taken again.
+  const changed = failed.find(({ error }) => error instanceof StowageError && error.code === 'CONFLICT' && error.retryable)
+  const failures = [...plan.failures, ...(changed ? [changed.error] : [])]
+  const own = job.queue === 'delivery' ? failed.map(({ error }) => error) : failures
+  const isWhole = own.length === 0
+  const superseded = await context.database.transaction(async (tx) => {
+    for (const { task, sent: what } of sent) await record(tx, task, deliveryOf(task, what, plan.original, context))
+    const old = rows.filter((row) => isSuperseded(row, plan, failed))
+    for (const row of old) {
+      const delayMs = plan.matching.find((rule) => rule.label === row.rule)?.supersededAfterMs ?? 0
+      await supersede(row, row.delivery ? delayMs : 0, context.queue, tx)
+    }
+    if (!isWhole) return old.length
+    if (job.queue === 'file') await context.queue.addMany(failed.map(({ task }) => deliveryJob(payload, task)), tx)
+    if (failed.length === 0) await context.queue.addMany(deleteJobs(plan), tx)
+    await finish(job, context.queue, tx)
+    return old.length
+  })
+  // The job fails with the first reason; what was delivered is recorded and will be found unchanged next time.
+  if (!isWhole) throw own[0]
+  return {
+    delivered: sent.map(({ task, sent: { size } }) => ({ rule: task.rule, destination: task.destination, key: task.key, size })),
+    unchanged,
+    deferred: failed.length,
+    superseded,
+  }
+}
+
+/** A row is superseded when no rule wants it, or when its rule now delivers to other keys and has done so. */
+function isSuperseded(row: LedgerRow, plan: Plan, failed: readonly { task: Task }[]): boolean {
+  const rule = plan.matching.find(({ label }) => label === row.rule)
+  if (!rule || !rule.destinations.some((to) => to.store === row.destination)) return true
+  if (plan.tasks.some((task) => isSameDelivery(row, task))) return false
+  const isFailing = failed.some(({ task }) => task.rule === row.rule && task.destination === row.destination)
+  return plan.settled.has(row.rule) && !isFailing
+}
+
+function isSameDelivery(a: LedgerKey, b: LedgerKey): boolean {
+  return a.source === b.source && a.path === b.path && a.rule === b.rule && a.destination === b.destination && a.key === b.key
+}
+
+function deliveryOf(task: Task, { size, digest }: Sent, original: Original, context: FileJobContext): Delivery {
+  const url = urlOf(context.store(task.destination), task.key)
+  return {
+    ...(url === undefined ? {} : { url }),
+    size,
+    digest,
+    sourceSize: original.size,
+    sourceMtimeNs: original.mtimeNs,
+    sourceInode: original.inode,
+    fingerprint: task.fingerprint,
+    deliveredMs: context.clock.now(),
+  }
+}
+
+function urlOf(store: Store, key: string): string | undefined {
+  try {
+    return store.url(key)
+  } catch (error) {
+    if (codeOf(error) === 'NO_PUBLIC_URL') return undefined
+    throw error
+  }
+}
+
+function deliveryJob(payload: FilePayload, task: Task): NewJob {
+  const own: DeliveryPayload = { ...payload, rule: task.rule, store: task.destination, directory: task.to.path }
+  return {
+    queue: 'delivery',
+    key: `${fileJobKey(payload.source, payload.path)} ${JSON.stringify([task.rule, task.destination, task.to.path])}`,
+    group: task.destination,
+    payload: own,
+  }
+}
+
+/** The rules that matched, and no other, say whether the original goes; the longest delay counts. */
+function deleteJobs({ matching, source, original }: Plan): NewJob[] {
+  const delays = matching.map((rule) => rule.deleteSourceAfterMs).filter((ms) => ms !== undefined)
+  if (delays.length === 0) return []
+  const payload: SourcePayload = {
+    source: source.name,
+    directory: source.directory,
+    path: original.path,
+    size: original.size,
+    mtimeNs: String(original.mtimeNs),
+    inode: String(original.inode),
+    rule: matching.map((rule) => rule.label).join(', '),
+  }
+  const key = joined(source.name, original.path)
+  return [{ queue: 'delete-source', key, payload, delayMs: Math.max(...delays) }]
+}
+
+/** Ends a job, or undoes the transaction when somebody else has taken it over. */
+async function finish(job: Job, queue: Queue, tx: Transaction) {
+  if (!(await queue.finish(job, tx)))
+    throw new StowageError('CONFLICT', `The job of ${job.key} was taken over by another process.`, { retryable: true })
+}

@@ -1,0 +1,162 @@
+/**
+ * What comes in: events and scans become jobs. A job and the memory of having seen the file are one transaction, so
+ * that after a crash a scan finds exactly what has no job yet.
+ */
+import type { Clock } from '../core/clock.ts'
+import type { Log } from '../core/log.ts'
+import type { Transaction } from '../state/database.ts'
+import type { NewJob, Queue } from '../state/queue.ts'
+import { mergeEvents, type FileEvent } from './events.ts'
+import { isSame, lookAt, type Original } from './original.ts'
+
+/** A directory that is watched. */
+export interface Source {
+  name: string
+  /** Absolute path. */
+  directory: string
+  /** Patterns of what does not exist for us. */
+  ignore: readonly string[]
+  /** How long a file must have rested before it is taken. */
+  settleMs: number
+  /** Ask the file system every so many milliseconds instead of listening to it. */
+  pollingMs?: number
+}
+
+/** What a file job is about. */
+export interface FilePayload {
+  source: string
+  path: string
+  event: FileEvent
+}
+
+/** The key of the job of a file. A source's name has no slash. */
+export function fileJobKey(source: string, path: string): string {
+  return `${source}/${path}`
+}
+
+/** Adds file jobs for one source. */
+export class Intake {
+  readonly #source: Source
+  readonly #queue: Queue
+  readonly #clock: Clock
+  readonly #log: Log
+
+  constructor(source: Source, options: { queue: Queue; clock: Clock; log: Log }) {
+    this.#source = source
+    this.#queue = options.queue
+    this.#clock = options.clock
+    this.#log = options.log
+  }
+
+  /** Looks at paths something may have happened to, and adds jobs for what really did. */
+  async look(paths: Iterable<string>, tx: Transaction): Promise<void> {
+    for (const path of paths) {
+      const original = this.#lookAt(path)
+      if (original) await this.#found(original, tx)
+      else if (original === undefined) await this.#gone(path, tx)
+    }
+  }
+
+  /** The same for what a scan found in one directory. */
+  async found(originals: Iterable<Original>, tx: Transaction): Promise<void> {
+    for (const original of originals) await this.#found(original, tx)
+  }
+
+  /** Files of a directory that are no longer there. */
+  async lost(directory: string, names: Iterable<string>, tx: Transaction): Promise<void> {
+    for (const name of names) await this.#forget(directory, name, tx)
+  }
+
+  /** Adds a job for every file that was seen, so that changed rules are applied to it. */
+  async reconsider(tx: Transaction): Promise<void> {
+    for (const row of await tx.all('SELECT directory, name FROM seen WHERE source = ?', this.#source.name))
+      await this.#add(joined(String(row['directory']), String(row['name'])), 'modified', 0, tx)
+  }
+
+  /** Undefined: it is gone. False: it cannot be looked at, which is not the same. */
+  #lookAt(path: string): Original | undefined | false {
+    try {
+      return lookAt(this.#source.directory, path)
+    } catch (error) {
+      this.#log.warn((error as Error).message)
+      return false
+    }
+  }
+
+  async #found(original: Original, tx: Transaction) {
+    const [directory, name] = split(original.path)
+    const { name: source } = this.#source
+    const [row] = await tx.all(
+      'SELECT size, mtime_ns, inode FROM seen WHERE source = ? AND directory = ? AND name = ?',
+      source,
+      directory,
+      name,
+    )
+    const before = row && {
+      size: Number(row['size']),
+      mtimeNs: BigInt(row['mtime_ns'] ?? 0),
+      inode: BigInt(row['inode'] ?? 0),
+    }
+    if (before && isSame(before, original)) return
+    await tx.run(
+      `INSERT INTO seen (source, directory, name, size, mtime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)
+       ON CONFLICT DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, inode = excluded.inode`,
+      source,
+      directory,
+      name,
+      original.size,
+      String(original.mtimeNs),
+      String(original.inode),
+    )
+    const restedMs = this.#clock.now() - Number(original.mtimeNs / 1_000_000n)
+    const delayMs = Math.min(this.#source.settleMs, Math.max(0, this.#source.settleMs - restedMs))
+    await this.#add(original.path, before ? 'modified' : 'created', delayMs, tx)
+  }
+
+  /** A path that is gone was a file, or a directory with all below it. */
+  async #gone(path: string, tx: Transaction) {
+    const [directory, name] = split(path)
+    await this.#forget(directory, name, tx)
+    const below = await tx.all(
+      // '0' is the character after the slash: this is the range of all directories below.
+      'SELECT directory, name FROM seen WHERE source = ? AND (directory = ? OR (directory >= ? AND directory < ?))',
+      this.#source.name,
+      path,
+      `${path}/`,
+      `${path}0`,
+    )
+    for (const row of below) await this.#forget(String(row['directory']), String(row['name']), tx)
+  }
+
+  async #forget(directory: string, name: string, tx: Transaction) {
+    const { name: source } = this.#source
+    const where = 'source = ? AND directory = ? AND name = ?'
+    const known = await tx.run(`DELETE FROM seen WHERE ${where}`, source, directory, name)
+    if (known > 0) await this.#add(joined(directory, name), 'deleted', this.#source.settleMs, tx)
+  }
+
+  async #add(path: string, event: FileEvent, delayMs: number, tx: Transaction) {
+    const payload: FilePayload = { source: this.#source.name, path, event }
+    const job: NewJob = {
+      queue: 'file',
+      key: fileJobKey(this.#source.name, path),
+      payload,
+      delayMs,
+      merge: (waiting, added) => {
+        const merged = mergeEvents((waiting as FilePayload).event, (added as FilePayload).event)
+        return merged && { ...payload, event: merged }
+      },
+    }
+    await this.#queue.add(job, tx)
+  }
+}
+
+function split(path: string): [directory: string, name: string] {
+  const slash = path.lastIndexOf('/')
+  return slash < 0 ? ['', path] : [path.slice(0, slash), path.slice(slash + 1)]
+}
+
+/** The path of a name in a directory, `''` being the root. */
+export function joined(directory: string, name: string): string {
+  return directory === '' ? name : `${directory}/${name}`
+}

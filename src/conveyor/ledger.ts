@@ -1,0 +1,115 @@
+/** The ledger: what was delivered where, under which key. A row is written before its key, so that no key is ever forgotten. */
+import type { Row, Transaction } from '../state/database.ts'
+import type { Original } from './original.ts'
+
+/** Whose delivery it is, and where it went. */
+export interface LedgerKey {
+  source: string
+  path: string
+  rule: string
+  /** The name of a store. */
+  destination: string
+  key: string
+}
+
+/** One row. `delivery` is absent while it is only intended, or in doubt. */
+export interface LedgerRow extends LedgerKey {
+  delivery?: Delivery
+}
+
+/** What was delivered, and of which state of the original. */
+export interface Delivery {
+  url?: string
+  size: number
+  /** SHA-256 of the delivered bytes, lower-case hex. */
+  digest: string
+  sourceSize: number
+  sourceMtimeNs: bigint
+  sourceInode: bigint
+  /** The processors and their versions. */
+  fingerprint: string
+  deliveredMs: number
+}
+
+const identity = 'source = ? AND path = ? AND rule = ? AND destination = ? AND key = ?'
+
+/** All rows of one file. */
+export async function rowsOf(tx: Transaction, source: string, path: string): Promise<LedgerRow[]> {
+  return (await tx.all('SELECT * FROM ledger WHERE source = ? AND path = ?', source, path)).map(rowOf)
+}
+
+/** Everyone who delivers, or means to deliver, to a key of a store. */
+export async function ownersOf(tx: Transaction, destination: string, key: string): Promise<LedgerRow[]> {
+  return (await tx.all('SELECT * FROM ledger WHERE destination = ? AND key = ?', destination, key)).map(rowOf)
+}
+
+/** Notes that a key is about to be written. What was delivered there before is in doubt from now on. */
+export async function intend(tx: Transaction, row: LedgerKey): Promise<void> {
+  await tx.run(
+    `INSERT INTO ledger (source, path, rule, destination, key) VALUES (?, ?, ?, ?, ?)
+     ON CONFLICT DO UPDATE SET delivered_ms = NULL`,
+    ...values(row),
+  )
+}
+
+/** Notes that a key was written and verified. */
+export async function record(tx: Transaction, row: LedgerKey, delivery: Delivery): Promise<void> {
+  await tx.run(
+    `UPDATE ledger SET url = ?, size = ?, digest = ?, source_size = ?, source_mtime_ns = ?, source_inode = ?,
+       fingerprint = ?, delivered_ms = ? WHERE ${identity}`,
+    delivery.url ?? null,
+    delivery.size,
+    delivery.digest,
+    delivery.sourceSize,
+    String(delivery.sourceMtimeNs),
+    String(delivery.sourceInode),
+    delivery.fingerprint,
+    delivery.deliveredMs,
+    ...values(row),
+  )
+}
+
+/** Forgets a row; in the same transaction somebody must see to the key. */
+export async function forget(tx: Transaction, row: LedgerKey): Promise<void> {
+  await tx.run(`DELETE FROM ledger WHERE ${identity}`, ...values(row))
+}
+
+/** Is this delivery of the original as it is now, by this chain? */
+export function isCurrent({ delivery }: LedgerRow, original: Original, fingerprint: string): boolean {
+  return (
+    delivery !== undefined &&
+    delivery.sourceSize === original.size &&
+    delivery.sourceMtimeNs === original.mtimeNs &&
+    delivery.sourceInode === original.inode &&
+    delivery.fingerprint === fingerprint
+  )
+}
+
+function values({ source, path, rule, destination, key }: LedgerKey): [string, string, string, string, string] {
+  return [source, path, rule, destination, key]
+}
+
+function rowOf(row: Row): LedgerRow {
+  const text = (name: string) => String(row[name])
+  const base = {
+    source: text('source'),
+    path: text('path'),
+    rule: text('rule'),
+    destination: text('destination'),
+    key: text('key'),
+  }
+  if (row['delivered_ms'] === null) return base
+  return {
+    ...base,
+    delivery: {
+      ...(row['url'] === null ? {} : { url: text('url') }),
+      size: Number(row['size']),
+      digest: text('digest'),
+      sourceSize: Number(row['source_size']),
+      sourceMtimeNs: BigInt(text('source_mtime_ns')),
+      sourceInode: BigInt(text('source_inode')),
+      fingerprint: text('fingerprint'),
+      deliveredMs: Number(row['delivered_ms']),
+    },
+  }
+}

@@ -1,0 +1,38 @@
+/** The contract of processors: what turns one file into what is delivered in its place. */
+
+/** What a processor is given. Paths are of the local disk. */
+export interface ProcessorInput {
+  /** The present content: the original, or what an earlier processor made. Read it, never change it. */
+  file: string
+  /** The present base name: the original's, or what an earlier processor made of it. */
+  name: string
+  /** The original, and its path relative to its source. */
+  sourceFile: string
+  sourcePath: string
+  /** For processors whose output differs per destination. Absent for all others. */
+  destination?: { store: string; path: string }
+  /** A directory of this run alone, made at the first call; new content goes there. */
+  workDirectory: () => Promise<string>
+  /** Fires when the time limit has passed or the daemon stops. */
+  signal: AbortSignal
+}
+
+/** What a processor made. What is left out stays as it was. */
+export interface ProcessorOutput {
+  /** Path of the new content. */
+  file?: string
+  /** New base name; never a path. */
+  name?: string
+}
+
+/** One step of a chain. Processors may change name and content, never the directory. */
+export interface Processor {
+  readonly name: string
+  /** With the options it was made with, part of the fingerprint: when it changes, files are processed again. */
+  readonly version: string
+  /** Files of other extensions pass unchanged. Lower case, without the dot; absent means all. */
+  readonly extensions?: readonly string[]
+  /** The output depends on the destination, so the chain runs once for each. */
+  readonly differsPerDestination?: boolean
+  process(input: ProcessorInput): Promise<ProcessorOutput | undefined>
+}

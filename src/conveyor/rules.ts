@@ -1,0 +1,65 @@
+/** Rules: which files go through what, to which stores. */
+import * as path from 'node:path'
+import type { Processor } from './processor.ts'
+
+/** What a file must be like for a rule. Every condition that is given must hold. */
+export interface Filter {
+  /** Directories or files, relative to the source; `a/b` matches `a/b` and what is below, not `a/bc`. */
+  paths?: readonly string[]
+  /** Without the dot, in any case. */
+  extensions?: readonly string[]
+  /** Names of directories, at any depth, whose files do not match. */
+  ignoredDirs?: readonly string[]
+  /** Tried on the whole path relative to the source. */
+  pattern?: RegExp
+  /** In bytes, both inclusive. */
+  size?: { minimum?: number; maximum?: number }
+}
+
+/** Where a rule delivers to. */
+export interface Destination {
+  /** The name of a store. */
+  store: string
+  /** A directory within it; `''` is its root. */
+  path: string
+  /** Deliveries at once; adapts by itself when absent. */
+  maxConnections?: number
+}
+
+/** One rule. All rules that match a file apply to it. */
+export interface Rule {
+  /** Unique, and its identity in the ledger. */
+  label: string
+  source: string
+  filter: Filter
+  processors: readonly Processor[]
+  destinations: readonly Destination[]
+  /** Delete the original so long after it was delivered everywhere. Absent: never. */
+  deleteSourceAfterMs?: number
+  /** Keep a superseded key so long, for pages that still refer to it. */
+  supersededAfterMs: number
+  /** How long one run of the processors may take. */
+  timeLimitMs: number
+}
+
+/** Why a filter does not match a file, in words for people; undefined when it matches. */
+export function mismatch(filter: Filter, file: string, size: number): string | undefined {
+  const { paths, extensions, ignoredDirs, pattern } = filter
+  if (paths && !paths.some((start) => isWithin(file, start))) return `it is not below ${paths.join(' or ')}`
+  const extension = path.posix.extname(file).slice(1).toLowerCase()
+  if (extensions && !extensions.some((wanted) => wanted.toLowerCase() === extension))
+    return `its extension is not ${extensions.join(' or ')}`
+  const ignored = path.posix.dirname(file).split('/').find((part) => ignoredDirs?.includes(part))
+  if (ignored !== undefined) return `it is in the ignored directory ${ignored}`
+  if (pattern && !pattern.test(file)) return `its path does not match ${pattern}`
+  const { minimum = 0, maximum = Infinity } = filter.size ?? {}
+  if (size < minimum) return `its ${size} bytes are fewer than the minimum of ${minimum}`
+  if (size > maximum) return `its ${size} bytes are more than the maximum of ${maximum}`
+  return undefined
+}
+
+/** At component boundaries: `a/b` holds `a/b/c` and not `a/bc`. */
+function isWithin(file: string, start: string): boolean {
+  const clean = start.replace(/^\/+|\/+$/g, '')
+  return clean === '' || file === clean || file.startsWith(`${clean}/`)
+}

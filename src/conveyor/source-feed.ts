@@ -1,0 +1,219 @@
+/** Feeds one source's changes to its intake: events while it is watched, scans at the start and after events were lost. */
+import { lstatSync, readdirSync } from 'node:fs'
+import type { Clock } from '../core/clock.ts'
+import { StowageError } from '../core/errors.ts'
+import type { Log } from '../core/log.ts'
+import type { Database, Transaction } from '../state/database.ts'
+import { ignoreMatcher } from './ignore.ts'
+import type { Intake, Source } from './intake.ts'
+import { scan } from './scanner.ts'
+import { watch, type Watcher } from './watcher.ts'
+
+/** So many paths make one transaction at most. */
+const batch = 500
+
+/** How long to wait before a source that is gone is looked at again. */
+const absenceMs = 10_000
+
+/** What a feed needs. */
+export interface FeedOptions {
+  database: Database
+  intake: Intake
+  clock: Clock
+  log: Log
+  /** Called with the number of files a scan has looked at, as it goes. */
+  onScanned?: (files: number) => void
+}
+
+/** The feed of one source. */
+export class SourceFeed {
+  readonly source: Source
+  readonly #options: FeedOptions
+  readonly #abort = new AbortController()
+  readonly #news = new Set<string>()
+  #watcher: Watcher | undefined
+  #flushing: Promise<void> | undefined
+  #rescanning: Promise<unknown> | undefined
+  #isRescanDue = false
+
+  constructor(source: Source, options: FeedOptions) {
+    this.source = source
+    this.#options = options
+  }
+
+  /** How the source is watched, for people. */
+  get watching(): string {
+    return this.#watcher?.kind ?? 'not watched'
+  }
+
+  /** Watches, then scans for what happened before. Resolves when both are done; a source that is gone is waited for. */
+  async start(): Promise<void> {
+    const { directory, ignore, pollingMs } = this.source
+    const { log } = this.#options
+    try {
+      this.#checkRoot()
+      this.#watcher = watch(
+        directory,
+        { ignore: ignoreMatcher(ignore), ...(pollingMs === undefined ? {} : { polling: pollingMs }) },
+        {
+          changed: (path) => this.#hear(path),
+          removed: (path) => this.#hear(path),
+          overflow: () => this.#rescan(`Events of ${directory} were lost; it is scanned again.`),
+          gone: () => this.#lose(),
+          warning: (message) => log.warn(message),
+        },
+      )
+      await this.#watcher.ready
+      await this.scan()
+    } catch (error) {
+      log.error((error as Error).message)
+      this.#lose()
+    }
+  }
+
+  /** Compares the tree with what was last seen and adds jobs for the differences. Rejects with UNREACHABLE when the root is gone. */
+  async scan(): Promise<void> {
+    const { database, intake, log, onScanned } = this.#options
+    await this.#checkMount()
+    const visited = new Set<string>()
+    const unreadable: string[] = []
+    const found = scan(this.source.directory, {
+      ignore: this.source.ignore,
+      signal: this.#abort.signal,
+      onWarning: (message) => log.warn(message),
+    })
+    for await (const directories of found) {
+      for (const { directory, isUnreadable } of directories) {
+        visited.add(directory)
+        if (isUnreadable) unreadable.push(directory)
+      }
+      await database.transaction(async (tx) => {
+        for (const directory of directories)
+          if (!directory.isUnreadable) await intake.compare(directory, tx)
+      })
+      onScanned?.(directories.reduce((files, { count }) => files + count, 0))
+    }
+    await database.transaction(async (tx) => intake.loseDirectories(visited, unreadable, tx))
+  }
+
+  /** Stops listening and scanning. What was heard is handed over first. */
+  async close(): Promise<void> {
+    this.#abort.abort()
+    await this.#watcher?.close()
+    await Promise.allSettled([this.#rescanning, this.#flushing])
+  }
+
+  #hear(path: string) {
+    this.#news.add(path)
+    this.#flushing ??= this.#flush().finally(() => {
+      this.#flushing = undefined
+    })
+  }
+
+  async #flush() {
+    const { database, intake, log } = this.#options
+    await new Promise((resolve) => setImmediate(resolve))
+    while (this.#news.size > 0) {
+      const paths = [...this.#news].slice(0, batch)
+      for (const path of paths) this.#news.delete(path)
+      try {
+        // When the root is gone its files are not deleted: they are out of sight.
+        this.#checkRoot()
+        await database.transaction(async (tx: Transaction) => intake.look(paths, tx))
+      } catch (error) {
+        log.error(`Changes of ${this.source.directory} could not be noted: ${(error as Error).message}`)
+        this.#rescan(`${this.source.directory} is scanned again.`)
+        return
+      }
+    }
+  }
+
+  #rescan(reason: string) {
+    this.#options.log.warn(reason)
+    this.#isRescanDue = true
+    this.#rescanning ??= this.#rescanUntilDone().finally(() => {
+      this.#rescanning = undefined
+    })
+  }
+
+  async #rescanUntilDone() {
+    while (this.#isRescanDue && !this.#abort.signal.aborted) {
+      this.#isRescanDue = false
+      try {
+        await this.scan()
+      } catch (error) {
+        if (this.#abort.signal.aborted) return
+        this.#options.log.error((error as Error).message)
+        this.#isRescanDue = true
+        await this.#pause()
+      }
+    }
+  }
+
+  /** The root is gone: not a deletion of its files. We wait for it to come back, and then look at it afresh. */
+  #lose() {
+    if (this.#abort.signal.aborted) return
+    this.#options.log.warn(`${this.source.directory} is not there; what was delivered from it stays. Waiting for it.`)
+    this.#rescanning ??= this.#waitForRoot().finally(() => {
+      this.#rescanning = undefined
+    })
+  }
+
+  async #waitForRoot() {
+    await this.#watcher?.close()
+    this.#watcher = undefined
+    while (!this.#abort.signal.aborted) {
+      await this.#pause()
+      try {
+        this.#checkRoot()
+        await this.#checkMount()
+      } catch {
+        continue
+      }
+      if (!this.#abort.signal.aborted) await this.start()
+      return
+    }
+  }
+
+  async #pause() {
+    await this.#options.clock.sleep(absenceMs, this.#abort.signal).catch(() => undefined)
+  }
+
+  #checkRoot() {
+    const { directory } = this.source
+    try {
+      if (lstatSync(`${directory}/`).isDirectory()) return
+    } catch (error) {
+      throw this.#unreachable((error as NodeJS.ErrnoException).code ?? 'it cannot be read', error)
+    }
+    throw this.#unreachable('it is not a directory')
+  }
+
+  /**
+   * A mount point without its file system is an empty directory. An empty root that is another directory than the one
+   * whose files we have seen is therefore taken for an absent one.
+   */
+  async #checkMount() {
+    this.#checkRoot()
+    const { directory, name } = this.source
+    const { dev, ino } = lstatSync(`${directory}/`, { bigint: true })
+    const identity = `${dev}:${ino}`
+    const isEmpty = readdirSync(directory).length === 0
+    const setting = `root of ${name}`
+    await this.#options.database.transaction(async (tx) => {
+      const [row] = await tx.all('SELECT value FROM settings WHERE name = ?', setting)
+      const [seen] = await tx.all('SELECT name FROM seen WHERE source = ? LIMIT 1', name)
+      if (isEmpty && seen && row && row['value'] !== identity)
+        throw this.#unreachable('it is empty and not the directory it was; is its file system mounted?')
+      await tx.run(
+        'INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value',
+        setting,
+        identity,
+      )
+    })
+  }
+
+  #unreachable(reason: string, cause?: unknown): StowageError {
+    return new StowageError('UNREACHABLE', `The source ${this.source.name}, ${this.source.directory}, cannot be read: ${reason}.`, { cause })
+  }
+}

@@ -1,0 +1,244 @@
+/** The assembly: everything a configuration names is opened here and joined, and nowhere else. */
+import * as path from 'node:path'
+import { systemClock, type Clock } from '../core/clock.ts'
+import type { Log } from '../core/log.ts'
+import { Conveyor, type DeliveryEvent } from '../conveyor/conveyor.ts'
+import { explain, type Explanation } from '../conveyor/explain.ts'
+import type { Source } from '../conveyor/intake.ts'
+import { loadProcessor } from '../conveyor/processors/index.ts'
+import type { Rule } from '../conveyor/rules.ts'
+import { openStore } from '../drivers/index.ts'
+import { openDatabase, type Database } from '../state/database.ts'
+import type { Store } from '../store/store.ts'
+import type { Config } from './config.ts'
+import { serveControl } from './control.ts'
+
+/** What a daemon is started with. */
+export interface DaemonOptions {
+  /** As {@link loadConfig} or `checkConfig` gives it: paths absolute, durations in milliseconds. */
+  config: Config
+  log: Log
+  clock?: Clock
+}
+
+/** How far a sync has come. */
+export interface Progress {
+  scanned: number
+  /** Files that are known to need work. */
+  total: number
+  done: number
+  delivered: number
+  bytes: number
+  failed: number
+}
+
+/** What a sync came to. */
+export interface Summary {
+  scanned: number
+  delivered: number
+  deleted: number
+  unchanged: number
+  /** Jobs that could not be done: they wait for their store, or were set aside. */
+  failed: number
+  setAside: { path: string; reason: string }[]
+  bytes: number
+  milliseconds: number
+}
+
+/** How a daemon is. */
+export interface Status {
+  pid: number
+  /** ISO 8601. */
+  since: string
+  sources: { name: string; directory: string; watching: string; files: number }[]
+  queues: { queue: string; waiting: number; running: number; setAside: number; oldestMs: number }[]
+  stores: { name: string; location: string; state: 'ok' | 'backing off'; until?: string; reason?: string }[]
+  setAside: { queue: string; key: string; reason: string; attempts: number; at: string }[]
+  /** Files delivered since it started. */
+  delivered: number
+}
+
+/**
+ * Opens what the configuration names and takes possession of its state. Rejects with BUSY when another process has it,
+ * and with INVALID_CONFIG when a processor or store cannot be opened; nothing stays open then.
+ */
+export async function startDaemon({ config, log, clock = systemClock }: DaemonOptions): Promise<Daemon> {
+  await using rollback = new AsyncDisposableStack()
+  const rules = await Promise.all(config.rules.map(async (rule) => loadRule(rule, config.directory)))
+  const database = await openDatabase(config.state)
+  rollback.defer(async () => database.close())
+  const stores = new Map<string, Store>()
+  for (const [name, { url, publicUrl }] of Object.entries(config.stores)) {
+    const store = await openStore(url, { ...(publicUrl === undefined ? {} : { publicUrl }), log })
+    rollback.defer(async () => store.close())
+    stores.set(name, store)
+  }
+  const sources = Object.entries(config.sources).map(([name, source]): Source => ({ name, ...source }))
+  const conveyor = new Conveyor({ sources, rules, stores, database, clock, log, workDirectory: config.workDirectory })
+  const daemon = new Daemon({ conveyor, sources, rules, database, clock, log })
+  const control = await serveControl(`${config.state}.sock`, daemon.methods())
+  rollback.defer(async () => control.close())
+  rollback.defer(async () => conveyor.close())
+  daemon.owns(rollback.move())
+  return daemon
+}
+
+interface Parts {
+  conveyor: Conveyor
+  sources: readonly Source[]
+  rules: readonly Rule[]
+  database: Database
+  clock: Clock
+  log: Log
+}
+
+/** A running Stowage: one process, one state, everything that is configured. */
+export class Daemon {
+  readonly #parts: Parts
+  readonly #sinceMs: number
+  #owned = new AsyncDisposableStack()
+  #started: Promise<void> | undefined
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+    this.#sinceMs = parts.clock.now()
+  }
+
+  /** Hands over what {@link close} lets go of. */
+  owns(stack: AsyncDisposableStack): void {
+    this.#owned = stack
+  }
+
+  /** Calls the listener after each delivery. Returns how to stop that. */
+  onDelivered(listener: (event: DeliveryEvent) => void): () => void {
+    return this.#parts.conveyor.onDelivered(listener)
+  }
+
+  /** Watches and works until {@link close}; resolves when every source is watched and has been scanned. */
+  async up(): Promise<void> {
+    await this.#start()
+    await this.#parts.conveyor.watch()
+  }
+
+  /** Resolves when everything that is queued and can be done is done. */
+  async idle(options: { signal?: AbortSignal } = {}): Promise<void> {
+    await this.#parts.conveyor.idle(options)
+  }
+
+  /** Scans, processes, delivers; resolves when nothing more can be done now. */
+  async sync(
+    options: { signal?: AbortSignal; onProgress?: (progress: Progress) => void } = {},
+  ): Promise<Summary> {
+    const { conveyor, clock, log } = this.#parts
+    const { onProgress } = options
+    const begun = clock.now()
+    await this.#start()
+    const report = async () => onProgress?.(await this.#progress())
+    const timer = onProgress && setInterval(() => void report().catch(() => undefined), 200)
+    try {
+      await conveyor.scan().catch((error: unknown) => log.error((error as Error).message))
+      await conveyor.idle(options.signal ? { signal: options.signal } : {})
+      await report()
+    } finally {
+      clearInterval(timer)
+    }
+    const setAside = (await conveyor.queue.setAside(1000)).map(({ key, reason }) => ({ path: key, reason }))
+    return { ...conveyor.counters, failed: await this.#failed(), setAside, milliseconds: clock.now() - begun }
+  }
+
+  /** How it is: what is watched, what waits, which stores are in trouble, what was set aside and why. */
+  async status(): Promise<Status> {
+    const { conveyor, database, clock } = this.#parts
+    const seen = await database.transaction(async (tx) => tx.all('SELECT source, COUNT(*) AS files FROM seen GROUP BY source'))
+    const files = new Map(seen.map((row) => [String(row['source']), Number(row['files'])]))
+    return {
+      pid: process.pid,
+      since: new Date(this.#sinceMs).toISOString(),
+      sources: conveyor.feeds.map(({ source: { name, directory }, watching }) => ({
+        name,
+        directory,
+        watching,
+        files: files.get(name) ?? 0,
+      })),
+      queues: (await conveyor.queue.counts()).map(({ oldestMs, ...counts }) => ({
+        ...counts,
+        oldestMs: oldestMs === undefined ? 0 : Math.max(0, clock.now() - oldestMs),
+      })),
+      stores: conveyor.stores().map(({ pausedUntil, ...store }) => ({
+        ...store,
+        state: pausedUntil === undefined ? 'ok' : 'backing off',
+        ...(pausedUntil === undefined ? {} : { until: new Date(pausedUntil).toISOString() }),
+      })),
+      setAside: (await conveyor.queue.setAside()).map(({ queue, key, reason, attempts, atMs }) => ({
+        queue,
+        key,
+        reason,
+        attempts,
+        at: new Date(atMs).toISOString(),
+      })),
+      delivered: conveyor.counters.delivered,
+    }
+  }
+
+  /** Takes up again what was set aside: all of it, or the jobs of one key. Returns how many. */
+  async retry(filter: { key?: string } = {}): Promise<number> {
+    return this.#parts.conveyor.queue.retry(filter)
+  }
+
+  /** What is known about a file, and what happens next. */
+  async explain(file: string): Promise<Explanation> {
+    const { conveyor, ...parts } = this.#parts
+    return explain(file, { ...parts, queue: conveyor.queue })
+  }
+
+  /** Finishes what is in hand (10 s at most), then lets go of everything. */
+  async close(): Promise<void> {
+    await this.#owned.disposeAsync()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  /** What may be asked over the control socket. */
+  methods(): Record<string, (parameters: never) => Promise<unknown>> {
+    return {
+      status: async () => this.status(),
+      retry: async (filter: { key?: string }) => this.retry(filter),
+      explain: async ({ path: file }: { path: string }) => this.explain(file),
+    }
+  }
+
+  #start(): Promise<void> {
+    this.#started ??= this.#parts.conveyor.start()
+    return this.#started
+  }
+
+  async #progress(): Promise<Progress> {
+    const { conveyor } = this.#parts
+    const { scanned, delivered, bytes, unchanged } = conveyor.counters
+    const counts = await conveyor.queue.counts()
+    const open = counts.reduce((sum, { waiting, running }) => sum + waiting + running, 0)
+    const failed = counts.reduce((sum, { setAside }) => sum + setAside, 0)
+    const done = delivered + unchanged
+    return { scanned, total: done + open + failed, done, delivered, bytes, failed }
+  }
+
+  /** Jobs that had a go and are not done. Those that are to happen later have not failed. */
+  async #failed(): Promise<number> {
+    const counts = await this.#parts.conveyor.queue.counts()
+    return counts
+      .filter(({ queue }) => queue !== 'delete-source')
+      .reduce((sum, { waiting, setAside, queue }) => sum + setAside + (queue === 'delete-key' ? 0 : waiting), 0)
+  }
+}
+
+async function loadRule(rule: Config['rules'][number], directory: string): Promise<Rule> {
+  const { processors, ...rest } = rule
+  return { ...rest, processors: await Promise.all(processors.map(async (spec) => loadProcessor(spec, directory))) }
+}
+
+/** Where workbenches of a state file are made unless the configuration says otherwise. */
+export function defaultWorkDirectory(state: string): string {
+  return path.join(path.dirname(state), '.stowage-work')
+}
