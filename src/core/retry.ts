@@ -1,0 +1,38 @@
+/** Trying again: exponential back-off with full jitter, for failures that may pass. */
+import { systemClock, type Clock } from './clock.ts'
+import { StowageError } from './errors.ts'
+
+/** How long and how often to try. */
+export interface RetryOptions {
+  /** In all. Default 5. */
+  attempts?: number
+  /** Longest wait after the first failure; it doubles with each. Default 200 ms. */
+  baseMs?: number
+  /** Default 20 s. */
+  maxMs?: number
+  signal?: AbortSignal
+  clock?: Clock
+  random?: () => number
+}
+
+/** How long to wait after attempt n (1, 2, …): between half and all of the doubled base, so that many do not come back at once. */
+export function backoffMs(
+  attempt: number,
+  { baseMs, maxMs, random = Math.random }: { baseMs: number; maxMs: number; random?: () => number },
+): number {
+  const ceiling = Math.min(maxMs, baseMs * 2 ** Math.min(attempt - 1, 40))
+  return Math.round(ceiling * (0.5 + random() / 2))
+}
+
+/** Runs the work until it succeeds, fails for good, or has failed too often. Waits at least as long as the place asks. */
+export async function retry<T>(work: (attempt: number) => Promise<T>, options: RetryOptions = {}): Promise<T> {
+  const { attempts = 5, baseMs = 200, maxMs = 20_000, signal, clock = systemClock, random } = options
+  for (let attempt = 1; ; attempt++)
+    try {
+      return await work(attempt)
+    } catch (error) {
+      if (!(error instanceof StowageError) || !error.retryable || attempt >= attempts || signal?.aborted) throw error
+      const wait = backoffMs(attempt, { baseMs, maxMs, ...(random ? { random } : {}) })
+      await clock.sleep(Math.max(wait, error.retryAfterMs ?? 0), signal)
+    }
+}
