@@ -4,10 +4,11 @@
  */
 import type { Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
-import type { Transaction } from '../state/database.ts'
+import type { Row, Transaction } from '../state/database.ts'
 import type { NewJob, Queue } from '../state/queue.ts'
 import { mergeEvents, type FileEvent } from './events.ts'
 import { isSame, lookAt, type Original } from './original.ts'
+import type { ScannedDirectory } from './scanner.ts'
 
 /** A directory that is watched. */
 export interface Source {
@@ -52,19 +53,50 @@ export class Intake {
   async look(paths: Iterable<string>, tx: Transaction): Promise<void> {
     for (const path of paths) {
       const original = this.#lookAt(path)
-      if (original) await this.#found(original, tx)
+      if (original) await this.#found(original, tx, await this.#seen(path, tx))
       else if (original === undefined) await this.#gone(path, tx)
     }
   }
 
-  /** The same for what a scan found in one directory. */
-  async found(originals: Iterable<Original>, tx: Transaction): Promise<void> {
-    for (const original of originals) await this.#found(original, tx)
+  /** Compares a directory, as a scan found it, with what was last seen, and adds jobs for the differences. */
+  async compare(scanned: ScannedDirectory, tx: Transaction): Promise<void> {
+    const { name: source, directory: root } = this.#source
+    const { directory, digest } = scanned
+    const known = 'SELECT digest FROM seen_directories WHERE source = ? AND directory = ?'
+    const [before] = await tx.all(known, source, directory)
+    if (before?.['digest'] === digest) return
+    const where = 'source = ? AND directory = ?'
+    const rows = await tx.all(`SELECT name, size, mtime_ns, inode FROM seen WHERE ${where}`, source, directory)
+    const missing = new Map(rows.map((row) => [String(row['name']), row]))
+    for (const [index, name] of (scanned.count > 0 ? scanned.names.split('\0') : []).entries()) {
+      const path = joined(directory, name)
+      const file = `${root}/${path}`
+      const mtimeNs = scanned.mtimesNs[index] ?? 0n
+      await this.#found({ file, path, size: scanned.sizes[index] ?? 0, mtimeNs, inode: scanned.inodes[index] ?? 0n }, tx, missing.get(name))
+      missing.delete(name)
+    }
+    for (const name of missing.keys()) await this.#forget(directory, name, tx)
+    await tx.run(
+      `INSERT INTO seen_directories (source, directory, digest) VALUES (?, ?, ?)
+       ON CONFLICT DO UPDATE SET digest = excluded.digest`,
+      source,
+      directory,
+      digest,
+    )
   }
 
-  /** Files of a directory that are no longer there. */
-  async lost(directory: string, names: Iterable<string>, tx: Transaction): Promise<void> {
-    for (const name of names) await this.#forget(directory, name, tx)
+  /** Files of directories that a complete scan has not come by are gone, unless it could not look at what holds them. */
+  async loseDirectories(visited: ReadonlySet<string>, unreadable: readonly string[], tx: Transaction): Promise<void> {
+    const { name: source } = this.#source
+    const known = await tx.all('SELECT directory FROM seen_directories WHERE source = ?', source)
+    const others = await tx.all('SELECT DISTINCT directory FROM seen WHERE source = ?', source)
+    for (const directory of new Set([...known, ...others].map((row) => String(row['directory'])))) {
+      const isHidden = unreadable.some((parent) => directory === parent || directory.startsWith(`${parent}/`))
+      if (visited.has(directory) || isHidden) continue
+      const names = await tx.all('SELECT name FROM seen WHERE source = ? AND directory = ?', source, directory)
+      for (const row of names) await this.#forget(directory, String(row['name']), tx)
+      await tx.run('DELETE FROM seen_directories WHERE source = ? AND directory = ?', source, directory)
+    }
   }
 
   /** Adds a job for every file that was seen, so that changed rules are applied to it. */
@@ -83,21 +115,28 @@ export class Intake {
     }
   }
 
-  async #found(original: Original, tx: Transaction) {
+  async #seen(path: string, tx: Transaction): Promise<Row | undefined> {
+    const [directory, name] = split(path)
+    const where = 'source = ? AND directory = ? AND name = ?'
+    const [row] = await tx.all(`SELECT size, mtime_ns, inode FROM seen WHERE ${where}`, this.#source.name, directory, name)
+    return row
+  }
+
+  /** From now on the directory is not what its digest says. */
+  async #touch(directory: string, tx: Transaction) {
+    await tx.run('DELETE FROM seen_directories WHERE source = ? AND directory = ?', this.#source.name, directory)
+  }
+
+  async #found(original: Original, tx: Transaction, row: Row | undefined) {
     const [directory, name] = split(original.path)
     const { name: source } = this.#source
-    const [row] = await tx.all(
-      'SELECT size, mtime_ns, inode FROM seen WHERE source = ? AND directory = ? AND name = ?',
-      source,
-      directory,
-      name,
-    )
     const before = row && {
       size: Number(row['size']),
       mtimeNs: BigInt(row['mtime_ns'] ?? 0),
       inode: BigInt(row['inode'] ?? 0),
     }
     if (before && isSame(before, original)) return
+    await this.#touch(directory, tx)
     await tx.run(
       `INSERT INTO seen (source, directory, name, size, mtime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)
        ON CONFLICT DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, inode = excluded.inode`,
@@ -132,7 +171,9 @@ export class Intake {
     const { name: source } = this.#source
     const where = 'source = ? AND directory = ? AND name = ?'
     const known = await tx.run(`DELETE FROM seen WHERE ${where}`, source, directory, name)
-    if (known > 0) await this.#add(joined(directory, name), 'deleted', this.#source.settleMs, tx)
+    if (known === 0) return
+    await this.#touch(directory, tx)
+    await this.#add(joined(directory, name), 'deleted', this.#source.settleMs, tx)
   }
 
   async #add(path: string, event: FileEvent, delayMs: number, tx: Transaction) {

@@ -29,6 +29,13 @@ export const migrations: readonly string[] = [
     PRIMARY KEY (source, directory, name)
   ) WITHOUT ROWID;
 
+  CREATE TABLE seen_directories (
+    source TEXT NOT NULL,
+    directory TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (source, directory)
+  ) WITHOUT ROWID;
+
   CREATE TABLE ledger (
     source TEXT NOT NULL,
     path TEXT NOT NULL,
