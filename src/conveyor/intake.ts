@@ -75,7 +75,11 @@ export class Intake {
       await this.#found({ file, path, size: scanned.sizes[index] ?? 0, mtimeNs, inode: scanned.inodes[index] ?? 0n }, tx, missing.get(name))
       missing.delete(name)
     }
-    for (const name of missing.keys()) await this.#forget(directory, name, tx)
+    // The walk is a moment old: only what is not there now either is gone.
+    await this.look(
+      [...missing.keys()].map((name) => joined(directory, name)),
+      tx,
+    )
     await tx.run(
       `INSERT INTO seen_directories (source, directory, digest) VALUES (?, ?, ?)
        ON CONFLICT DO UPDATE SET digest = excluded.digest`,
@@ -94,7 +98,10 @@ export class Intake {
       const isHidden = unreadable.some((parent) => directory === parent || directory.startsWith(`${parent}/`))
       if (visited.has(directory) || isHidden) continue
       const names = await tx.all('SELECT name FROM seen WHERE source = ? AND directory = ?', source, directory)
-      for (const row of names) await this.#forget(directory, String(row['name']), tx)
+      await this.look(
+        names.map((row) => joined(directory, String(row['name']))),
+        tx,
+      )
       await tx.run('DELETE FROM seen_directories WHERE source = ? AND directory = ?', source, directory)
     }
   }
