@@ -49,7 +49,15 @@ async function scene(t: TestContext): Promise<Scene> {
     const stores = new Map(Object.entries(drivers).map(([name, driver]) => [name, new Store(driver)]))
     const rules = given.map((rule, index) => ruleOf(rule, index))
     const workDirectory = path.join(base, 'work')
-    const conveyor = new Conveyor({ sources: [source], rules, stores, database, clock: systemClock, log, workDirectory })
+    const conveyor = new Conveyor({
+      sources: [source],
+      rules,
+      stores,
+      database,
+      clock: systemClock,
+      log,
+      workDirectory,
+    })
     const close = async () => {
       await conveyor.close()
       await database.close()
@@ -176,7 +184,14 @@ test('a store that is down delays its own deliveries and nobody else’s', async
       return inner.writeBytes?.(key, bytes, options) ?? assert.fail()
     },
   }
-  const rules = [{ destinations: [{ store: 'out', path: '' }, { store: 'other', path: '' }] }]
+  const rules = [
+    {
+      destinations: [
+        { store: 'out', path: '' },
+        { store: 'other', path: '' },
+      ],
+    },
+  ]
   for (let i = 0; i < 20; i++) s.write(`f${i}`, `${i}`)
   const { conveyor, close } = await s.open(rules)
   await conveyor.start()
@@ -217,7 +232,9 @@ test('a processor that never ends is cut off by its time limit and the file is s
   s.write('a', '1')
   const conveyor = await s.sync([{ processors: [stuck], timeLimitMs: 50 }])
   assert.equal(conveyor.counters.delivered, 0)
-  assert.ok(s.messages.some((message) => /Set aside: site\/a: The processor stuck took longer than 50 ms/.test(message)))
+  assert.ok(
+    s.messages.some((message) => /Set aside: site\/a: The processor stuck took longer than 50 ms/.test(message)),
+  )
 })
 
 test('two files that would have the same key are refused, with both names', async (t) => {
@@ -226,7 +243,9 @@ test('two files that would have the same key are refused, with both names', asyn
   s.write('a-b', '2')
   await s.sync([{ processors: [spacesToDashes] }])
   assert.equal(Object.keys(await s.content()).length, 1)
-  assert.ok(s.messages.some((message) => message.includes('a b') && message.includes('a-b') && message.includes('Set aside')))
+  assert.ok(
+    s.messages.some((message) => message.includes('a b') && message.includes('a-b') && message.includes('Set aside')),
+  )
 })
 
 test('the original is deleted after its delay, once its copies were read back, and they stay', async (t) => {
@@ -243,10 +262,18 @@ test('the original is deleted after its delay, once its copies were read back, a
 test('an original whose copy was damaged stays', async (t) => {
   const s = await scene(t)
   const inner = s.drivers['out'] as Driver
-  s.drivers['out'] = { ...inner, read: async (key, options) => {
-    await inner.write(key, (async function* () { yield Buffer.from('x') })())
-    return inner.read(key, options)
-  } }
+  s.drivers['out'] = {
+    ...inner,
+    read: async (key, options) => {
+      await inner.write(
+        key,
+        (async function* () {
+          yield Buffer.from('x')
+        })(),
+      )
+      return inner.read(key, options)
+    },
+  }
   s.write('a', '1')
   await s.sync([{ deleteSourceAfterMs: 0 }])
   assert.deepEqual(fs.readdirSync(s.site), ['a'])
@@ -307,7 +334,10 @@ test('explain says which rules match, what is known and what happens next', asyn
     queue: new Queue(database, { clock: systemClock }),
   }
   const known = await explain(path.join(s.site, 'a.css'), context)
-  assert.deepEqual(known.rules.map(({ matches }) => matches), [true, false])
+  assert.deepEqual(
+    known.rules.map(({ matches }) => matches),
+    [true, false],
+  )
   assert.match(known.lines.join('\n'), /"pictures" does not match: its extension is not png/)
   assert.match(known.lines.join('\n'), /delivered as a.css in out .* has not changed since/)
   const ignored = await explain(path.join(s.site, 'x.tmp'), context)

@@ -95,7 +95,8 @@ export class Conveyor {
       this.counters.scanned += files
     }
     this.feeds = sources.map(
-      (source) => new SourceFeed(source, { database, intake: this.#intakes.get(source.name) as Intake, clock, log, onScanned }),
+      (source) =>
+        new SourceFeed(source, { database, intake: this.#intakes.get(source.name) as Intake, clock, log, onScanned }),
     )
   }
 

@@ -130,9 +130,14 @@ function explain(error: unknown, file: string): StowageError {
   const { code } = error as NodeJS.ErrnoException
   if (code === 'ENOENT')
     return new StowageError('CONFLICT', `${file} vanished while it was being read.`, { cause: error, retryable: true })
-  const hint = code === 'EACCES' ? 'Give the user that runs Stowage the right to read it, then run `stowage retry`.' : undefined
-  return new StowageError(code === 'EACCES' || code === 'ELOOP' ? 'DENIED' : 'UNKNOWN', `Cannot read ${file}: ${code}.`, {
-    cause: error,
-    ...(hint ? { hint } : {}),
-  })
+  const hint =
+    code === 'EACCES' ? 'Give the user that runs Stowage the right to read it, then run `stowage retry`.' : undefined
+  return new StowageError(
+    code === 'EACCES' || code === 'ELOOP' ? 'DENIED' : 'UNKNOWN',
+    `Cannot read ${file}: ${code}.`,
+    {
+      cause: error,
+      ...(hint ? { hint } : {}),
+    },
+  )
 }

@@ -84,10 +84,13 @@ function explainRules(explanation: Explanation, rules: readonly Rule[], source: 
     const matched = `${names.length > 0 ? `goes through ${names.join(', ')}, ` : ''}goes to ${to}`
     explanation.rules.push({ label: rule.label, matches: reason === undefined, reason: reason ?? matched })
     explanation.lines.push(
-      reason === undefined ? `Rule "${rule.label}" matches: it ${matched}.` : `Rule "${rule.label}" does not match: ${reason}.`,
+      reason === undefined
+        ? `Rule "${rule.label}" matches: it ${matched}.`
+        : `Rule "${rule.label}" does not match: ${reason}.`,
     )
   }
-  if (!explanation.rules.some(({ matches }) => matches)) explanation.lines.push('No rule matches, so it is delivered nowhere.')
+  if (!explanation.rules.some(({ matches }) => matches))
+    explanation.lines.push('No rule matches, so it is delivered nowhere.')
 }
 
 async function explainDeliveries(
@@ -132,7 +135,9 @@ async function explainJob(explanation: Explanation, context: ExplainContext, sou
   explanation.job = { state: job.state, attempt: job.attempt, due, ...(reason === undefined ? {} : { reason }) }
   const because = reason === undefined ? '' : ` The last try failed: ${reason}`
   if (job.state === 'aside')
-    explanation.lines.push(`It was set aside after ${job.attempt} attempts.${because} Mend that, then run \`stowage retry\`.`)
+    explanation.lines.push(
+      `It was set aside after ${job.attempt} attempts.${because} Mend that, then run \`stowage retry\`.`,
+    )
   else if (job.state === 'running') explanation.lines.push(`It is being worked on, attempt ${job.attempt}.${because}`)
   else explanation.lines.push(`It waits for its turn, due ${due}.${because}`)
 }

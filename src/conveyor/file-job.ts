@@ -155,7 +155,17 @@ class Plan {
     const key = path.posix.join(to.path, directory, name)
     const fingerprint = fingerprintOf(rule.processors)
     const { source, path: relative } = { source: this.source.name, path: this.original.path }
-    this.tasks.push({ source, path: relative, rule: rule.label, destination: to.store, key, ruleOf: rule, to, file, fingerprint })
+    this.tasks.push({
+      source,
+      path: relative,
+      rule: rule.label,
+      destination: to.store,
+      key,
+      ruleOf: rule,
+      to,
+      file,
+      fingerprint,
+    })
   }
 
   /** Notes the keys that are about to be written, and tells which tasks really have something to do. */
@@ -215,7 +225,9 @@ async function conclude(conclusion: Conclusion, context: FileJobContext): Promis
   const failed = results.filter((result) => 'error' in result)
   const sent = results.filter((result) => 'sent' in result)
   // A change of the original is not its stores' fault; the file as a whole is taken again.
-  const changed = failed.find(({ error }) => error instanceof StowageError && error.code === 'CONFLICT' && error.retryable)
+  const changed = failed.find(
+    ({ error }) => error instanceof StowageError && error.code === 'CONFLICT' && error.retryable,
+  )
   const failures = [...plan.failures, ...(changed ? [changed.error] : [])]
   const own = job.queue === 'delivery' ? failed.map(({ error }) => error) : failures
   const isWhole = own.length === 0
@@ -227,7 +239,11 @@ async function conclude(conclusion: Conclusion, context: FileJobContext): Promis
       await supersede(row, row.delivery ? delayMs : 0, context.queue, tx)
     }
     if (!isWhole) return old.length
-    if (job.queue === 'file') await context.queue.addMany(failed.map(({ task }) => deliveryJob(payload, task)), tx)
+    if (job.queue === 'file')
+      await context.queue.addMany(
+        failed.map(({ task }) => deliveryJob(payload, task)),
+        tx,
+      )
     if (failed.length === 0) await context.queue.addMany(deleteJobs(plan), tx)
     await finish(job, context.queue, tx)
     return old.length
@@ -235,7 +251,12 @@ async function conclude(conclusion: Conclusion, context: FileJobContext): Promis
   // The job fails with the first reason; what was delivered is recorded and will be found unchanged next time.
   if (!isWhole) throw own[0]
   return {
-    delivered: sent.map(({ task, sent: { size } }) => ({ rule: task.rule, destination: task.destination, key: task.key, size })),
+    delivered: sent.map(({ task, sent: { size } }) => ({
+      rule: task.rule,
+      destination: task.destination,
+      key: task.key,
+      size,
+    })),
     unchanged,
     deferred: failed.length,
     superseded,
@@ -252,7 +273,13 @@ function isSuperseded(row: LedgerRow, plan: Plan, failed: readonly { task: Task 
 }
 
 function isSameDelivery(a: LedgerKey, b: LedgerKey): boolean {
-  return a.source === b.source && a.path === b.path && a.rule === b.rule && a.destination === b.destination && a.key === b.key
+  return (
+    a.source === b.source &&
+    a.path === b.path &&
+    a.rule === b.rule &&
+    a.destination === b.destination &&
+    a.key === b.key
+  )
 }
 
 function deliveryOf(task: Task, { size, digest }: Sent, original: Original, context: FileJobContext): Delivery {

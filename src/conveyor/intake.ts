@@ -72,7 +72,11 @@ export class Intake {
       const path = joined(directory, name)
       const file = `${root}/${path}`
       const mtimeNs = scanned.mtimesNs[index] ?? 0n
-      await this.#found({ file, path, size: scanned.sizes[index] ?? 0, mtimeNs, inode: scanned.inodes[index] ?? 0n }, tx, missing.get(name))
+      await this.#found(
+        { file, path, size: scanned.sizes[index] ?? 0, mtimeNs, inode: scanned.inodes[index] ?? 0n },
+        tx,
+        missing.get(name),
+      )
       missing.delete(name)
     }
     // The walk is a moment old: only what is not there now either is gone.
@@ -125,7 +129,12 @@ export class Intake {
   async #seen(path: string, tx: Transaction): Promise<Row | undefined> {
     const [directory, name] = split(path)
     const where = 'source = ? AND directory = ? AND name = ?'
-    const [row] = await tx.all(`SELECT size, mtime_ns, inode FROM seen WHERE ${where}`, this.#source.name, directory, name)
+    const [row] = await tx.all(
+      `SELECT size, mtime_ns, inode FROM seen WHERE ${where}`,
+      this.#source.name,
+      directory,
+      name,
+    )
     return row
   }
 

@@ -22,7 +22,9 @@ export function lookAt(directory: string, relative: string): Original | undefine
     stats = lstatSync(file, { bigint: true, throwIfNoEntry: false })
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOTDIR') return undefined
-    throw new StowageError('DENIED', `Cannot look at ${file}: ${(error as NodeJS.ErrnoException).code}.`, { cause: error })
+    throw new StowageError('DENIED', `Cannot look at ${file}: ${(error as NodeJS.ErrnoException).code}.`, {
+      cause: error,
+    })
   }
   if (!stats?.isFile()) return undefined
   return { file, path: relative, ...identityOf(stats) }
@@ -40,7 +42,11 @@ export function isSame(a: Pick<Original, 'size' | 'mtimeNs' | 'inode'>, b: typeo
 
 /** Raised when a file changed under our hands. The change itself brings it back; nothing of this try is kept. */
 export function changedMeanwhile(original: Original): StowageError {
-  return new StowageError('CONFLICT', `${original.file} changed while it was being read; it is taken again when it rests.`, {
-    retryable: true,
-  })
+  return new StowageError(
+    'CONFLICT',
+    `${original.file} changed while it was being read; it is taken again when it rests.`,
+    {
+      retryable: true,
+    },
+  )
 }

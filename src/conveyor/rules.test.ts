@@ -29,7 +29,10 @@ test('files below an ignored directory do not match, a file of that name does', 
 
 test('size limits are inclusive', () => {
   const filter = { size: { minimum: 10, maximum: 20 } }
-  assert.deepEqual([9, 10, 20, 21].map((size) => matches(filter, 'a', size)), [false, true, true, false])
+  assert.deepEqual(
+    [9, 10, 20, 21].map((size) => matches(filter, 'a', size)),
+    [false, true, true, false],
+  )
 })
 
 test('the pattern sees the whole path', () => {

@@ -49,7 +49,10 @@ export function mismatch(filter: Filter, file: string, size: number): string | u
   const extension = path.posix.extname(file).slice(1).toLowerCase()
   if (extensions && !extensions.some((wanted) => wanted.toLowerCase() === extension))
     return `its extension is not ${extensions.join(' or ')}`
-  const ignored = path.posix.dirname(file).split('/').find((part) => ignoredDirs?.includes(part))
+  const ignored = path.posix
+    .dirname(file)
+    .split('/')
+    .find((part) => ignoredDirs?.includes(part))
   if (ignored !== undefined) return `it is in the ignored directory ${ignored}`
   if (pattern && !pattern.test(file)) return `its path does not match ${pattern}`
   const { minimum = 0, maximum = Infinity } = filter.size ?? {}

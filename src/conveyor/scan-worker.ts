@@ -82,7 +82,10 @@ function scanDirectory(
     const { code } = error as NodeJS.ErrnoException
     if (directory === '') throw error
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
-    send({ kind: 'warning', message: `Cannot read the directory ${absolute}: ${code}. What was delivered from it stays.` })
+    send({
+      kind: 'warning',
+      message: `Cannot read the directory ${absolute}: ${code}. What was delivered from it stays.`,
+    })
     return columns(directory, true, [])
   }
   const found: { name: string; stats: fs.BigIntStats }[] = []
@@ -100,7 +103,11 @@ function scanDirectory(
   return columns(directory, false, found)
 }
 
-function columns(directory: string, isUnreadable: boolean, found: { name: string; stats: fs.BigIntStats }[]): ScannedDirectory {
+function columns(
+  directory: string,
+  isUnreadable: boolean,
+  found: { name: string; stats: fs.BigIntStats }[],
+): ScannedDirectory {
   const count = found.length
   const sizes = new Float64Array(count)
   const mtimesNs = new BigInt64Array(count)
@@ -123,8 +130,13 @@ function undecodable(absolute: string, send: (message: ScanMessage) => void): Se
     const name = raw.toString()
     if (Buffer.from(name).equals(raw)) continue
     strange.add(name)
-    const shown = raw.toString('latin1').replace(/[^\x20-\x7e]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}`)
-    send({ kind: 'warning', message: `Skipped ${absolute}${shown}: its name is not UTF-8. Rename it to have it delivered.` })
+    const shown = raw
+      .toString('latin1')
+      .replace(/[^\x20-\x7e]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}`)
+    send({
+      kind: 'warning',
+      message: `Skipped ${absolute}${shown}: its name is not UTF-8. Rename it to have it delivered.`,
+    })
   }
   return strange
 }

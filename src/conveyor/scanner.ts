@@ -25,7 +25,9 @@ export async function* scan(root: string, options: ScanOptions = {}): AsyncGener
   const flow = new Int32Array(new SharedArrayBuffer(8))
   const request: ScanRequest = { root, ignore: options.ignore ?? [], below: options.below ?? '', flow }
   // Compiled and source files lie side by side in the same way; only their endings differ.
-  const worker = new Worker(new URL(`./scan-worker${import.meta.url.slice(-3)}`, import.meta.url), { workerData: request })
+  const worker = new Worker(new URL(`./scan-worker${import.meta.url.slice(-3)}`, import.meta.url), {
+    workerData: request,
+  })
   const inbox: ScanMessage[] = []
   let wake = () => {}
   let failure: Error | undefined

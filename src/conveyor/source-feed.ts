@@ -4,13 +4,15 @@ import type { Clock } from '../core/clock.ts'
 import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Database, Transaction } from '../state/database.ts'
-import { ignoreMatcher } from './ignore.ts'
 import type { Intake, Source } from './intake.ts'
 import { scan } from './scanner.ts'
 import { watch, type Watcher } from './watcher.ts'
 
 /** So many paths make one transaction at most. */
 const batch = 500
+
+/** How often a tree is scanned of which not every directory can be heard. */
+const deafPollingMs = 30_000
 
 /** How long to wait before a source that is gone is looked at again. */
 const absenceMs = 10_000
@@ -34,6 +36,7 @@ export class SourceFeed {
   #watcher: Watcher | undefined
   #flushing: Promise<void> | undefined
   #rescanning: Promise<unknown> | undefined
+  #polling: Promise<void> | undefined
   #isRescanDue = false
 
   constructor(source: Source, options: FeedOptions) {
@@ -43,31 +46,58 @@ export class SourceFeed {
 
   /** How the source is watched, for people. */
   get watching(): string {
-    return this.#watcher?.kind ?? 'not watched'
+    if (this.#watcher) return this.#watcher.kind
+    return this.#polling ? 'polling' : 'not watched'
   }
 
   /** Watches, then scans for what happened before. Resolves when both are done; a source that is gone is waited for. */
   async start(): Promise<void> {
-    const { directory, ignore, pollingMs } = this.source
-    const { log } = this.#options
+    const { pollingMs } = this.source
     try {
       this.#checkRoot()
-      this.#watcher = watch(
-        directory,
-        { ignore: ignoreMatcher(ignore), ...(pollingMs === undefined ? {} : { polling: pollingMs }) },
-        {
-          changed: (path) => this.#hear(path),
-          removed: (path) => this.#hear(path),
-          overflow: () => this.#rescan(`Events of ${directory} were lost; it is scanned again.`),
-          gone: () => this.#lose(),
-          warning: (message) => log.warn(message),
-        },
-      )
-      await this.#watcher.ready
+      if (pollingMs === undefined) await this.#listen()
+      else this.#poll(pollingMs)
       await this.scan()
     } catch (error) {
-      log.error((error as Error).message)
+      if (this.#abort.signal.aborted) return
+      this.#options.log.error((error as Error).message)
       this.#lose()
+    }
+  }
+
+  async #listen() {
+    const { directory, ignore } = this.source
+    const { log } = this.#options
+    this.#watcher = watch(
+      directory,
+      { ignore },
+      {
+        news: (paths) => this.#hear(paths),
+        lost: (reason) => this.#rescan(`${reason} ${directory} is scanned again.`),
+        gone: () => this.#lose(),
+        deaf: (reason) => {
+          log.warn(reason)
+          this.#poll(deafPollingMs)
+        },
+        warning: (message) => log.warn(message),
+      },
+    )
+    await this.#watcher.ready
+  }
+
+  /** Scans again and again, where events are not to be had or not wanted. */
+  #poll(ms: number) {
+    this.#polling ??= this.#scanEvery(ms).finally(() => {
+      this.#polling = undefined
+    })
+  }
+
+  async #scanEvery(ms: number) {
+    const { signal } = this.#abort
+    while (!signal.aborted) {
+      await this.#options.clock.sleep(ms, signal).catch(() => undefined)
+      if (!signal.aborted)
+        await this.scan().catch((error: unknown) => this.#options.log.error((error as Error).message))
     }
   }
 
@@ -88,8 +118,7 @@ export class SourceFeed {
         if (isUnreadable) unreadable.push(directory)
       }
       await database.transaction(async (tx) => {
-        for (const directory of directories)
-          if (!directory.isUnreadable) await intake.compare(directory, tx)
+        for (const directory of directories) if (!directory.isUnreadable) await intake.compare(directory, tx)
       })
       onScanned?.(directories.reduce((files, { count }) => files + count, 0))
     }
@@ -100,11 +129,11 @@ export class SourceFeed {
   async close(): Promise<void> {
     this.#abort.abort()
     await this.#watcher?.close()
-    await Promise.allSettled([this.#rescanning, this.#flushing])
+    await Promise.allSettled([this.#rescanning, this.#flushing, this.#polling])
   }
 
-  #hear(path: string) {
-    this.#news.add(path)
+  #hear(paths: readonly string[]) {
+    for (const path of paths) this.#news.add(path)
     this.#flushing ??= this.#flush().finally(() => {
       this.#flushing = undefined
     })
@@ -214,6 +243,10 @@ export class SourceFeed {
   }
 
   #unreachable(reason: string, cause?: unknown): StowageError {
-    return new StowageError('UNREACHABLE', `The source ${this.source.name}, ${this.source.directory}, cannot be read: ${reason}.`, { cause })
+    return new StowageError(
+      'UNREACHABLE',
+      `The source ${this.source.name}, ${this.source.directory}, cannot be read: ${reason}.`,
+      { cause },
+    )
   }
 }

@@ -16,7 +16,10 @@ test('no more than the limit run at once, in the order they came', async () => {
   )
   await Promise.all(work)
   assert.equal(most, 3)
-  assert.deepEqual(order, order.toSorted((a, b) => a - b))
+  assert.deepEqual(
+    order,
+    order.toSorted((a, b) => a - b),
+  )
   assert.equal(limit.running, 0)
 })
 

@@ -29,7 +29,11 @@ export function jsonLog(stream: { write(text: string): unknown }, least: Level =
 /** Text that is safe to print on a terminal: control characters become `\n`, `\x1b` and the like. */
 export function printable(text: string): string {
   return stripVTControlCharacters(text).replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (character) =>
-    character === '\n' ? '\\n' : character === '\t' ? '\\t' : `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
+    character === '\n'
+      ? '\\n'
+      : character === '\t'
+        ? '\\t'
+        : `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
   )
 }
 

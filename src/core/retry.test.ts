@@ -47,6 +47,9 @@ test('after the last attempt the failure comes through', async () => {
 
 test('the back-off doubles up to its maximum and is spread', () => {
   const options = { baseMs: 100, maxMs: 1000 }
-  assert.deepEqual([1, 2, 3, 9].map((n) => backoffMs(n, { ...options, random: () => 1 })), [100, 200, 400, 1000])
+  assert.deepEqual(
+    [1, 2, 3, 9].map((n) => backoffMs(n, { ...options, random: () => 1 })),
+    [100, 200, 400, 1000],
+  )
   assert.equal(backoffMs(1, { ...options, random: () => 0 }), 50)
 })

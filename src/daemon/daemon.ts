@@ -126,9 +126,7 @@ export class Daemon {
   }
 
   /** Scans, processes, delivers; resolves when nothing more can be done now. */
-  async sync(
-    options: { signal?: AbortSignal; onProgress?: (progress: Progress) => void } = {},
-  ): Promise<Summary> {
+  async sync(options: { signal?: AbortSignal; onProgress?: (progress: Progress) => void } = {}): Promise<Summary> {
     const { conveyor, clock, log } = this.#parts
     const { onProgress } = options
     const begun = clock.now()
@@ -149,7 +147,9 @@ export class Daemon {
   /** How it is: what is watched, what waits, which stores are in trouble, what was set aside and why. */
   async status(): Promise<Status> {
     const { conveyor, database, clock } = this.#parts
-    const seen = await database.transaction(async (tx) => tx.all('SELECT source, COUNT(*) AS files FROM seen GROUP BY source'))
+    const seen = await database.transaction(async (tx) =>
+      tx.all('SELECT source, COUNT(*) AS files FROM seen GROUP BY source'),
+    )
     const files = new Map(seen.map((row) => [String(row['source']), Number(row['files'])]))
     return {
       pid: process.pid,

@@ -68,5 +68,8 @@ test('a file that is no database is refused with what to do', async (t) => {
 test('after close every call rejects', async (t) => {
   const database = await openDatabase(temporary(t))
   await database.close()
-  await assert.rejects(database.transaction(async () => 1), { code: 'CLOSED' })
+  await assert.rejects(
+    database.transaction(async () => 1),
+    { code: 'CLOSED' },
+  )
 })

@@ -27,7 +27,10 @@ test('jobs come out oldest due first, and each to one taker only', async () => {
   await add('b')
   now += 1
   await add('a')
-  assert.deepEqual((await take()).map(({ key }) => key), ['b', 'a'])
+  assert.deepEqual(
+    (await take()).map(({ key }) => key),
+    ['b', 'a'],
+  )
   assert.deepEqual(await take(), [])
 })
 
@@ -122,7 +125,10 @@ test('groups that are left out stay', async () => {
   await queue.add({ queue: 'q', key: 'a', group: 'down' })
   await queue.add({ queue: 'q', key: 'b', group: 'up' })
   const excludeGroups = ['down']
-  assert.deepEqual((await queue.take('q', 10, { excludeGroups })).map(({ key }) => key), ['b'])
+  assert.deepEqual(
+    (await queue.take('q', 10, { excludeGroups })).map(({ key }) => key),
+    ['b'],
+  )
   assert.equal(await queue.nextDueMs('q', { excludeGroups }), undefined)
   const [counts] = await queue.counts()
   assert.deepEqual([counts?.waiting, counts?.running], [1, 1])

@@ -180,9 +180,7 @@ export class Queue {
   async recover(): Promise<number> {
     return this.#database.transaction(async (tx) => {
       // What was added while it ran is the newer word.
-      await tx.run(
-        `UPDATE jobs SET ${again} WHERE state = 'running' AND again IS NOT NULL`,
-      )
+      await tx.run(`UPDATE jobs SET ${again} WHERE state = 'running' AND again IS NOT NULL`)
       return tx.run(`UPDATE jobs SET state = 'waiting' WHERE state = 'running'`)
     })
   }
@@ -238,11 +236,7 @@ export class Queue {
   async nextDueMs(queue: string, options: { excludeGroups?: readonly string[] } = {}): Promise<number | undefined> {
     const [exclude, groups] = excluding(options.excludeGroups)
     const [row] = await this.#database.transaction(async (tx) =>
-      tx.all(
-        `SELECT MIN(due_ms) AS due FROM jobs WHERE queue = ? AND state = 'waiting' ${exclude}`,
-        queue,
-        ...groups,
-      ),
+      tx.all(`SELECT MIN(due_ms) AS due FROM jobs WHERE queue = ? AND state = 'waiting' ${exclude}`, queue, ...groups),
     )
     const due = row?.['due']
     return due === null || due === undefined ? undefined : Number(due)
@@ -295,10 +289,7 @@ export class Queue {
 
   /** If the key was added while the job ran, it waits again with what was added. */
   async #runAgain(job: Job, tx: Transaction): Promise<boolean> {
-    const changed = await tx.run(
-      `UPDATE jobs SET ${again} WHERE ${mine} AND again IS NOT NULL`,
-      ...fence(job),
-    )
+    const changed = await tx.run(`UPDATE jobs SET ${again} WHERE ${mine} AND again IS NOT NULL`, ...fence(job))
     if (changed > 0) this.#announce()
     return changed > 0
   }

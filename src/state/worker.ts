@@ -78,7 +78,9 @@ export class Worker {
     for (const job of jobs) this.#begin(job)
     if (jobs.length > 0) return
     if (free === 0) return this.#rest(60_000)
-    const due = [await this.#queue.nextDueMs(queue, { excludeGroups }), ...paused.values()].filter((ms) => ms !== undefined)
+    const due = [await this.#queue.nextDueMs(queue, { excludeGroups }), ...paused.values()].filter(
+      (ms) => ms !== undefined,
+    )
     await this.#rest(Math.min(60_000, ...due.map((ms) => ms - clock.now())))
   }
 

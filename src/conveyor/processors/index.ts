@@ -29,11 +29,17 @@ export async function loadProcessor(spec: ProcessorSpec, directory: string): Pro
   const made: unknown = typeof found === 'function' ? found(options) : found
   if (!isProcessor(made)) {
     const names = Object.keys(loaded).filter((name) => name !== 'default')
-    throw new StowageError('INVALID_CONFIG', `The module ${moduleName} has no processor ${JSON.stringify(exportName)}.`, {
-      hint: `It has: ${names.join(', ') || 'nothing'}.`,
-    })
+    throw new StowageError(
+      'INVALID_CONFIG',
+      `The module ${moduleName} has no processor ${JSON.stringify(exportName)}.`,
+      {
+        hint: `It has: ${names.join(', ') || 'nothing'}.`,
+      },
+    )
   }
-  return Object.keys(options).length > 0 ? { ...bound(made), version: `${made.version} ${JSON.stringify(options)}` } : made
+  return Object.keys(options).length > 0
+    ? { ...bound(made), version: `${made.version} ${JSON.stringify(options)}` }
+    : made
 }
 
 /** `unique-filename.md5` is the export md5 of the module unique-filename; the export is what follows the last dot. */
@@ -51,10 +57,14 @@ async function importModule(name: string, use: string, directory: string): Promi
     const resolve = createRequire(path.join(directory, 'stowage.config.js'))
     return (await import(pathToFileURL(resolve.resolve(name)).href)) as Module
   } catch (error) {
-    throw new StowageError('INVALID_CONFIG', `The processor ${JSON.stringify(use)} cannot be loaded: ${(error as Error).message.split('\n')[0]}.`, {
-      cause: error,
-      hint: `Stowage has ${Object.keys(builtIn).join(', ')}; other processors are named by module, as in "some-package.someProcessor".`,
-    })
+    throw new StowageError(
+      'INVALID_CONFIG',
+      `The processor ${JSON.stringify(use)} cannot be loaded: ${(error as Error).message.split('\n')[0]}.`,
+      {
+        cause: error,
+        hint: `Stowage has ${Object.keys(builtIn).join(', ')}; other processors are named by module, as in "some-package.someProcessor".`,
+      },
+    )
   }
 }
 
@@ -65,5 +75,10 @@ function isProcessor(value: unknown): value is Processor {
 
 /** A copy whose `process` still finds its own `this`. */
 function bound(processor: Processor): Processor {
-  return { ...processor, name: processor.name, version: processor.version, process: (input) => processor.process(input) }
+  return {
+    ...processor,
+    name: processor.name,
+    version: processor.version,
+    process: (input) => processor.process(input),
+  }
 }
