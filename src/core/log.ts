@@ -1,5 +1,4 @@
 /** What is told to the person who operates it. */
-import { stripVTControlCharacters } from 'node:util'
 
 /** How urgent a message is. */
 export type Level = 'debug' | 'info' | 'warn' | 'error'
@@ -26,16 +25,18 @@ export function jsonLog(stream: { write(text: string): unknown }, least: Level =
   })
 }
 
-/** Text that is safe to print on a terminal: control characters become `\n`, `\x1b` and the like. */
+/**
+ * Text that is safe to print on a terminal: control characters become `\n`, `\x1b` and the like, and so do the ones that
+ * change the direction of writing. Nothing is taken away: two names that differ look different.
+ */
 export function printable(text: string): string {
-  return stripVTControlCharacters(text).replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (character) =>
-    character === '\n'
-      ? '\\n'
-      : character === '\t'
-        ? '\\t'
-        : `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
-  )
+  return text.replace(/[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, (character) => {
+    const code = character.charCodeAt(0)
+    return named[character] ?? (code > 255 ? `\\u${code.toString(16)}` : `\\x${code.toString(16).padStart(2, '0')}`)
+  })
 }
+
+const named: Record<string, string> = { '\n': '\\n', '\r': '\\r', '\t': '\\t' }
 
 function make(least: Level, say: (level: Level, message: string, fields?: Record<string, unknown>) => void): Log {
   const from = levels.indexOf(least)
