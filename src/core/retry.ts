@@ -26,13 +26,18 @@ export function backoffMs(
 
 /** Runs the work until it succeeds, fails for good, or has failed too often. Waits at least as long as the place asks. */
 export async function retry<T>(work: (attempt: number) => Promise<T>, options: RetryOptions = {}): Promise<T> {
-  const { attempts = 5, baseMs = 200, maxMs = 20_000, signal, clock = systemClock, random } = options
   for (let attempt = 1; ; attempt++)
     try {
       return await work(attempt)
     } catch (error) {
-      if (!(error instanceof StowageError) || !error.retryable || attempt >= attempts || signal?.aborted) throw error
-      const wait = backoffMs(attempt, { baseMs, maxMs, ...(random ? { random } : {}) })
-      await clock.sleep(Math.max(wait, error.retryAfterMs ?? 0), signal)
+      await waitToRetry(error, attempt, options)
     }
+}
+
+/** Waits before another try after the failure of attempt n; throws the failure again when there is to be none. */
+export async function waitToRetry(error: unknown, attempt: number, options: RetryOptions = {}): Promise<void> {
+  const { attempts = 5, baseMs = 200, maxMs = 20_000, signal, clock = systemClock, random } = options
+  if (!(error instanceof StowageError) || !error.retryable || attempt >= attempts || signal?.aborted) throw error
+  const wait = backoffMs(attempt, { baseMs, maxMs, ...(random ? { random } : {}) })
+  await clock.sleep(Math.max(wait, error.retryAfterMs ?? 0), signal)
 }
