@@ -33,7 +33,8 @@ export function parseStorageUrl(text: string): StorageUrl {
   const at = authority.lastIndexOf('@')
   const place = authority.slice(at + 1)
   const found = credentials.exec(at < 0 ? '' : authority.slice(0, at))
-  if (!found || authority.indexOf('@') !== at || (at < 0 && place.startsWith('env:'))) throw unescaped(scheme, '":" or "@"')
+  if (!found || authority.indexOf('@') !== at || (at < 0 && place.startsWith('env:')))
+    throw unescaped(scheme, '":" or "@"')
   const located = /^(\[[0-9a-f:]+\]|[^:]*)(?::(\d{1,5}))?$/i.exec(place)
   // A "/" within a secret ends the authority too early: what is left of it looks like a port that is no number.
   if (!located || (at < 0 && path.includes('@'))) throw unescaped(scheme, '"/", ":" or "@"')
@@ -88,7 +89,8 @@ export class Parameters {
   number(name: string): number | undefined {
     const value = this.text(name)
     if (value === undefined) return undefined
-    if (!/^\d{1,15}$/.test(value)) throw invalid(`The parameter ${name} of the ${this.#scheme} URL is not a whole number.`)
+    if (!/^\d{1,15}$/.test(value))
+      throw invalid(`The parameter ${name} of the ${this.#scheme} URL is not a whole number.`)
     return Number(value)
   }
 

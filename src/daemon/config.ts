@@ -10,13 +10,17 @@ import type { ProcessorSpec } from '../conveyor/processors/index.ts'
 
 const duration = (meaning: string) => measured(parseDuration, `${meaning} A duration: 500ms, 10s, 10m, 2h, 3d or 5w.`)
 const size = (meaning: string) => measured(parseSize, `${meaning} A size: 100B, 64KiB, 5MB or 10GiB.`)
-const name = z.string().regex(/^[a-z][a-z0-9_-]*$/i, 'is not a name: begin with a letter, then letters, digits, "-" and "_"')
+const name = z
+  .string()
+  .regex(/^[a-z][a-z0-9_-]*$/i, 'is not a name: begin with a letter, then letters, digits, "-" and "_"')
 
 const store = z.union([
   z.string(),
   z.array(z.string()).min(1),
   z.strictObject({
-    url: z.union([z.string(), z.array(z.string()).min(1)]).describe('Where files are kept; of several, the nearest first.'),
+    url: z
+      .union([z.string(), z.array(z.string()).min(1)])
+      .describe('Where files are kept; of several, the nearest first.'),
     publicUrl: z.url().optional().describe('Address below which the files are served.'),
   }),
 ])
@@ -58,7 +62,10 @@ const rule = z.strictObject({
 
 const schema = z.strictObject({
   $schema: z.string().optional(),
-  state: z.string().default('stowage.db').describe('The file that remembers what was delivered. Relative to this file.'),
+  state: z
+    .string()
+    .default('stowage.db')
+    .describe('The file that remembers what was delivered. Relative to this file.'),
   workDirectory: z.string().optional().describe('Where processors work. Default: .stowage-work beside the state.'),
   stores: z.record(name, store).describe('Named places to keep files.'),
   sources: z.record(name, source).describe('Directories that are watched.'),
@@ -104,9 +111,15 @@ export const configNames = ['ts', 'js', 'json', 'yaml', 'yml'].map((extension) =
 
 /** Reads and checks a configuration; without a file, the one in `directory`. Rejects with INVALID_CONFIG. */
 export async function loadConfig(file?: string, directory = process.cwd()): Promise<Config> {
-  const found = file === undefined ? configNames.map((each) => path.join(directory, each)).find(existsSync) : path.resolve(directory, file)
+  const found =
+    file === undefined
+      ? configNames.map((each) => path.join(directory, each)).find(existsSync)
+      : path.resolve(directory, file)
   if (found === undefined)
-    throw invalid(`There is no ${configNames.join(', ')} in ${directory}.`, 'Write one with `stowage init`, or give --config FILE.')
+    throw invalid(
+      `There is no ${configNames.join(', ')} in ${directory}.`,
+      'Write one with `stowage init`, or give --config FILE.',
+    )
   if (!existsSync(found)) throw invalid(`There is no configuration ${found}.`)
   return checkConfig(await readConfig(found), path.dirname(found), found)
 }
@@ -137,10 +150,14 @@ function complete(config: z.output<typeof schema>, directory: string): Config {
   return {
     directory,
     state,
-    workDirectory: config.workDirectory ? path.resolve(directory, config.workDirectory) : path.join(path.dirname(state), '.stowage-work'),
+    workDirectory: config.workDirectory
+      ? path.resolve(directory, config.workDirectory)
+      : path.join(path.dirname(state), '.stowage-work'),
     stores: entries(config.stores, (each) => {
-      const { url, publicUrl } = typeof each === 'string' || Array.isArray(each) ? { url: each, publicUrl: undefined } : each
-      const absolute = typeof url === 'string' ? absoluteUrl(url, directory) : url.map((one) => absoluteUrl(one, directory))
+      const { url, publicUrl } =
+        typeof each === 'string' || Array.isArray(each) ? { url: each, publicUrl: undefined } : each
+      const absolute =
+        typeof url === 'string' ? absoluteUrl(url, directory) : url.map((one) => absoluteUrl(one, directory))
       return { url: absolute, ...(publicUrl === undefined ? {} : { publicUrl }) }
     }),
     sources: entries(config.sources, ({ settle, polling, ...each }) => ({
@@ -213,7 +230,9 @@ function crossCheck(config: ConfigInput, directory: string): string[] {
       for (const local of places.get(to?.store) ?? [])
         for (const [watched, root] of directories)
           if (isWithin(local, root))
-            problems.push(`${place}.store: ${to.store} lies within the source ${watched}, so deliveries would be delivered again. Put it elsewhere.`)
+            problems.push(
+              `${place}.store: ${to.store} lies within the source ${watched}, so deliveries would be delivered again. Put it elsewhere.`,
+            )
     }
   }
   return problems
@@ -229,7 +248,8 @@ function checkStores(stores: Record<string, unknown>, directory: string, problem
       try {
         const absolute = absoluteUrl(url, directory)
         parseStorageUrl(absolute)
-        if (absolute.startsWith('file:')) places.set(key, [...(places.get(key) ?? []), fileURLToPath(absolute.split('?')[0] ?? '')])
+        if (absolute.startsWith('file:'))
+          places.set(key, [...(places.get(key) ?? []), fileURLToPath(absolute.split('?')[0] ?? '')])
       } catch (error) {
         problems.push(`stores.${key}: ${(error as Error).message}`)
       }
@@ -245,7 +265,9 @@ function checkSources(sources: Record<string, unknown>, directory: string, probl
     const root = realDirectory(path.resolve(directory, given))
     for (const [other, taken] of directories)
       if (isWithin(root, taken) || isWithin(taken, root))
-        problems.push(`sources.${key}.directory: it overlaps with that of ${other}; a file belongs to one source. Use rules with paths instead.`)
+        problems.push(
+          `sources.${key}.directory: it overlaps with that of ${other}; a file belongs to one source. Use rules with paths instead.`,
+        )
     directories.set(key, root)
   }
   return directories
@@ -261,18 +283,27 @@ function checkName(given: unknown, names: string[], where: string, what: string,
 }
 
 function describeIssue(issue: z.core.$ZodIssue): string[] {
-  const where = issue.path.map((part) => (typeof part === 'number' ? `[${part}]` : `.${String(part)}`)).join('').replace(/^\./, '')
+  const where = issue.path
+    .map((part) => (typeof part === 'number' ? `[${part}]` : `.${String(part)}`))
+    .join('')
+    .replace(/^\./, '')
   const at = where === '' ? '' : `${where}: `
   if (issue.code === 'unrecognized_keys')
-    return issue.keys.map((key) => `${where === '' ? '' : `${where}.`}${key}: is not known here.${suggest(key, knownKeys(issue.path))}`)
+    return issue.keys.map(
+      (key) => `${where === '' ? '' : `${where}.`}${key}: is not known here.${suggest(key, knownKeys(issue.path))}`,
+    )
   if (issue.code === 'invalid_union') {
-    const branches = issue.errors.map((issues) => issues.map((inner) => ({ ...inner, path: [...issue.path, ...inner.path] })))
+    const branches = issue.errors.map((issues) =>
+      issues.map((inner) => ({ ...inner, path: [...issue.path, ...inner.path] })),
+    )
     // The branch that got furthest into the value is the one that was meant.
     const best = branches.toSorted((a, b) => depth(b) - depth(a))[0] ?? []
-    if (depth(best) > issue.path.length || best.some(({ code }) => code === 'unrecognized_keys')) return best.flatMap(describeIssue)
+    if (depth(best) > issue.path.length || best.some(({ code }) => code === 'unrecognized_keys'))
+      return best.flatMap(describeIssue)
     return [`${at}is none of the forms it can have: a URL, a list of URLs, or an object with url.`]
   }
-  if (issue.code === 'invalid_type' && issue.input === undefined && /received undefined/.test(issue.message)) return [`${at}is missing.`]
+  if (issue.code === 'invalid_type' && issue.input === undefined && /received undefined/.test(issue.message))
+    return [`${at}is missing.`]
   return [`${at}${issue.message}.`.replace(/\.\.$/, '.')]
 }
 
@@ -319,7 +350,10 @@ async function readConfig(file: string): Promise<unknown> {
     if (loaded.default === undefined) throw new Error('it has no default export')
     return loaded.default
   } catch (error) {
-    throw invalid(`${file} cannot be loaded: ${(error as Error).message}.`, 'It should say `export default defineConfig({ … })`.')
+    throw invalid(
+      `${file} cannot be loaded: ${(error as Error).message}.`,
+      'It should say `export default defineConfig({ … })`.',
+    )
   }
 }
 

@@ -17,7 +17,9 @@ const patienceMs = 10_000
  */
 export async function serveControl(socket: string, methods: ControlMethods): Promise<{ close(): Promise<void> }> {
   if (Buffer.byteLength(socket) > 107)
-    throw new StowageError('INVALID_CONFIG', `${socket} is too long for the name of a socket.`, { hint: 'Give state a shorter path.' })
+    throw new StowageError('INVALID_CONFIG', `${socket} is too long for the name of a socket.`, {
+      hint: 'Give state a shorter path.',
+    })
   rmSync(socket, { force: true })
   const connections = new Set<net.Socket>()
   const server = net.createServer((connection) => {
@@ -44,7 +46,9 @@ export async function serveControl(socket: string, methods: ControlMethods): Pro
 /** Asks a daemon. Undefined when none listens there; rejects with what the daemon rejected with. */
 export async function askDaemon(socket: string, method: string, parameters: object = {}): Promise<unknown> {
   const connection = net.connect(socket)
-  connection.setTimeout(patienceMs, () => connection.destroy(new StowageError('TIMEOUT', 'The daemon does not answer.')))
+  connection.setTimeout(patienceMs, () =>
+    connection.destroy(new StowageError('TIMEOUT', 'The daemon does not answer.')),
+  )
   try {
     await new Promise<void>((resolve, reject) => connection.once('connect', resolve).once('error', reject))
   } catch (error) {
@@ -72,7 +76,8 @@ function serveConnection(connection: net.Socket, methods: ControlMethods) {
     const lines = (pending + text).split('\n')
     pending = lines.pop() ?? ''
     if (pending.length > longestLine) connection.destroy()
-    for (const line of lines) void answer(line, methods).then((reply) => connection.writable && connection.write(`${reply}\n`))
+    for (const line of lines)
+      void answer(line, methods).then((reply) => connection.writable && connection.write(`${reply}\n`))
   })
 }
 
@@ -80,7 +85,11 @@ async function answer(line: string, methods: ControlMethods): Promise<string> {
   try {
     const { method, parameters } = JSON.parse(line) as { method: string; parameters: never }
     const call = Object.hasOwn(methods, method) ? methods[method] : undefined
-    if (!call) throw new StowageError('UNSUPPORTED', `This daemon does not know ${JSON.stringify(method)}; it may be of another version.`)
+    if (!call)
+      throw new StowageError(
+        'UNSUPPORTED',
+        `This daemon does not know ${JSON.stringify(method)}; it may be of another version.`,
+      )
     return JSON.stringify({ result: await call(parameters) })
   } catch (error) {
     return JSON.stringify({ error: { code: codeOf(error), message: (error as Error).message } })

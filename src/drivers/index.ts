@@ -13,7 +13,9 @@ const schemes: Record<string, (url: StorageUrl) => Promise<Driver>> = {
   file: async (url) => {
     const { fileDriver } = await import('./file.ts')
     if (url.host !== '')
-      throw new StowageError('INVALID_ARGUMENT', `file://${url.host}/… names another machine.`, { hint: 'Write file:///directory.' })
+      throw new StowageError('INVALID_ARGUMENT', `file://${url.host}/… names another machine.`, {
+        hint: 'Write file:///directory.',
+      })
     const fsync = url.parameters.flag('fsync', true)
     url.parameters.end()
     const isAbsolute = url.printable.startsWith('file:/')

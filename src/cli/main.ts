@@ -1,0 +1,206 @@
+/** The command line. Each verb has a file of its own, loaded when it is used. */
+import { Command, CommanderError, Option } from 'commander'
+import { StowageError } from '../core/errors.ts'
+import { printable } from '../core/log.ts'
+import { exitCodes, Output } from './output.ts'
+
+/** What every verb is given. */
+export interface Context {
+  /** File given with --config. */
+  config: string | undefined
+  output: Output
+  /** Fires at the first SIGINT or SIGTERM. */
+  signal: AbortSignal
+}
+
+/** Does a verb; returns the exit status, or nothing for 0. */
+export type Verb = (context: Context, values: string[], options: Record<string, unknown>) => Promise<number | undefined>
+
+interface Description {
+  name: string
+  summary: string
+  /** Arguments as commander writes them. */
+  values?: string[]
+  options?: [flags: string, description: string][]
+  examples: string[]
+  load: () => Promise<{ run: Verb }>
+}
+
+const where = 'a storage URL, a store of the configuration as NAME:key, or (where it makes sense) a local path'
+
+const verbs: Description[] = [
+  {
+    name: 'init',
+    summary: 'write a configuration to start from',
+    values: ['[directory]'],
+    options: [['--format <format>', 'ts, json or yaml (default ts)']],
+    examples: ['stowage init', 'stowage init /srv/site --format yaml'],
+    load: async () => import('./init.ts'),
+  },
+  {
+    name: 'up',
+    summary: 'watch, process and deliver until told to stop',
+    options: [['--verbose', 'say every delivery']],
+    examples: ['stowage up', 'stowage up --config /etc/stowage.config.yaml --json'],
+    load: async () => import('./up.ts'),
+  },
+  {
+    name: 'sync',
+    summary: 'scan, process and deliver once, then exit',
+    examples: ['stowage sync', 'stowage sync --json'],
+    load: async () => import('./sync.ts'),
+  },
+  {
+    name: 'status',
+    summary: 'show what is watched, what waits and what was set aside',
+    examples: ['stowage status', 'stowage status --json'],
+    load: async () => import('./status.ts'),
+  },
+  {
+    name: 'retry',
+    summary: 'take up again what was set aside',
+    values: ['[key]'],
+    examples: ['stowage retry', 'stowage retry site/css/main.css'],
+    load: async () => import('./retry.ts'),
+  },
+  {
+    name: 'explain',
+    summary: 'say what is known about a file, which rules match, and what happens next',
+    values: ['<path>'],
+    examples: ['stowage explain site/css/main.css'],
+    load: async () => import('./explain.ts'),
+  },
+  {
+    name: 'ls',
+    summary: 'list what is below a directory of a store',
+    values: ['<where>'],
+    options: [
+      ['-r, --recursive', 'everything below, not one level'],
+      ['-l, --long', 'with size and time'],
+    ],
+    examples: ['stowage ls public:', 'stowage ls -lr file:///srv/media/2026'],
+    load: async () => import('./ls.ts'),
+  },
+  {
+    name: 'cat',
+    summary: 'write a stored file to standard output',
+    values: ['<where>'],
+    examples: ['stowage cat public:robots.txt'],
+    load: async () => import('./cat.ts'),
+  },
+  {
+    name: 'cp',
+    summary: 'copy a file, or with -r a directory, from store to store',
+    values: ['<from>', '<to>'],
+    options: [
+      ['-r, --recursive', 'a directory with all below it'],
+      ['--max-connections <n>', 'files at once (default: adapts by itself)'],
+    ],
+    examples: [
+      'stowage cp public:a.jpg backup:a.jpg',
+      'stowage cp -r ./photos s3://env:KEY:env:SECRET@host/photos?s3_bucket=b',
+    ],
+    load: async () => import('./cp.ts'),
+  },
+  {
+    name: 'put',
+    summary: 'store a local file, or standard input given as -',
+    values: ['<file>', '<where>'],
+    examples: ['stowage put logo.png public:img/logo.png', 'date | stowage put - public:date.txt'],
+    load: async () => import('./put.ts'),
+  },
+  {
+    name: 'get',
+    summary: 'fetch a stored file to the local disk, whole or not at all',
+    values: ['<where>', '[file]'],
+    examples: ['stowage get public:img/logo.png', 'stowage get public:img/logo.png /tmp/logo.png'],
+    load: async () => import('./get.ts'),
+  },
+  {
+    name: 'rm',
+    summary: 'delete stored files',
+    values: ['<where...>'],
+    options: [
+      ['-r, --recursive', 'directories with all below them'],
+      ['-y, --yes', 'do not ask'],
+    ],
+    examples: ['stowage rm public:old.jpg', 'stowage rm -r --yes public:old'],
+    load: async () => import('./rm.ts'),
+  },
+  {
+    name: 'stat',
+    summary: 'show what is known about a stored file',
+    values: ['<where>'],
+    examples: ['stowage stat public:img/logo.png'],
+    load: async () => import('./stat.ts'),
+  },
+]
+
+/** Runs a command line and sets the exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but some files failed. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const stop = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt(stop, signal))
+  process.stdout.on('error', (error: NodeJS.ErrnoException) =>
+    process.exit(error.code === 'EPIPE' ? 0 : exitCodes.failed),
+  )
+  const program = new Command('stowage')
+    .description('Keeps an application’s files where they belong.')
+    .showHelpAfterError('(see stowage --help)')
+    .addHelpText(
+      'after',
+      `\nWHERE is ${where}.\nExit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but some files failed.`,
+    )
+    .exitOverride()
+  for (const verb of verbs) addVerb(program, verb, stop.signal)
+  try {
+    await program.parseAsync([...argv])
+  } catch (error) {
+    process.exitCode = explain(error, argv.includes('--json'))
+  }
+}
+
+function addVerb(program: Command, verb: Description, signal: AbortSignal) {
+  const command = program
+    .command([verb.name, ...(verb.values ?? [])].join(' '))
+    .summary(verb.summary)
+    .description(verb.summary)
+  for (const [flags, description] of verb.options ?? []) command.addOption(new Option(flags, description))
+  command
+    .option('--config <file>', 'the configuration (default: stowage.config.ts, .js, .json or .yaml here)')
+    .option('--json', 'answer in JSON, for programs')
+    .addHelpText('after', `\nExamples:\n${verb.examples.map((example) => `  ${example}`).join('\n')}`)
+    .exitOverride()
+    .action(async (...args: unknown[]) => {
+      const { config, json, ...options } = args.at(-2) as { config?: string; json?: boolean }
+      const values = args
+        .slice(0, -2)
+        .flat()
+        .map((value) => value as string)
+      const { run } = await verb.load()
+      process.exitCode =
+        (await run({ config, output: new Output(json ?? false), signal }, values, options)) ?? exitCodes.done
+    })
+}
+
+/** The first signal asks; the second does not. */
+function interrupt(stop: AbortController, signal: NodeJS.Signals) {
+  stop.abort(signal)
+  process.once(signal, () => process.exit(130))
+}
+
+function explain(error: unknown, json: boolean): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.wrongUsage
+  if (!(error instanceof StowageError)) {
+    console.error(`stowage: ${printable(error instanceof Error ? error.message : String(error))}`)
+    if (process.env['DEBUG']) console.error(error)
+    return exitCodes.failed
+  }
+  // Lists of mistakes keep their lines.
+  const message = error.message.split('\n').map(printable).join('\n')
+  console.error(json ? JSON.stringify({ error: { code: error.code, message: error.message } }) : `stowage: ${message}`)
+  if (process.env['DEBUG']) console.error(error)
+  if (error.code === 'ABORTED') return 130
+  return error.code === 'INVALID_CONFIG' || error.code === 'INVALID_ARGUMENT' || error.code === 'INVALID_KEY'
+    ? exitCodes.wrongUsage
+    : exitCodes.failed
+}
