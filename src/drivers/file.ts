@@ -2,12 +2,12 @@
  * Files below a directory of this machine. Writes go to a temporary name, are synced, and are renamed into place, so a
  * crash leaves the old file or the new one. No key leaves the root, nor through a symbolic link planted below it.
  */
-import { constants, type BigIntStats } from 'node:fs'
+import { constants, linkSync, renameSync, unlinkSync, type BigIntStats } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
-import { pid } from 'node:process'
 import { StowageError, type ErrorCode } from '../core/errors.ts'
 import { compareKeys, maxKeyBytes } from '../core/keys.ts'
+import { isOwnerAlive, owner } from '../core/owner.ts'
 import type { Body, Driver, Entry, FileInfo, ListOptions, ReadOptions, WriteOptions } from '../store/driver.ts'
 import { checkSize, throwIfAborted } from '../store/driving.ts'
 
@@ -44,11 +44,14 @@ class FileDriver implements Driver {
   }
   readonly #root: string
   readonly #fsync: boolean
+  readonly #publisher: Publisher
   #count = 0
+  #swept: Promise<void> | undefined
 
   constructor(root: string, fsync: boolean) {
     this.#root = root
     this.#fsync = fsync
+    this.#publisher = new Publisher(fsync)
     this.location = `file://${root}`
   }
 
@@ -117,7 +120,12 @@ class FileDriver implements Driver {
     }
   }
 
-  async close() {}
+  async close() {
+    const temporary = path.join(this.#root, temporaryDirectory)
+    await sweep(temporary)
+    // It is empty only when nobody else is writing here.
+    await fs.rmdir(temporary).catch(() => undefined)
+  }
 
   localPath(key: string): string {
     return path.join(this.#root, key)
@@ -129,9 +137,11 @@ class FileDriver implements Driver {
     this.#refuseOwnName(key)
     if (options.ifMatch !== undefined)
       throw new StowageError('UNSUPPORTED', `${this.location} cannot replace only a certain version of ${key}.`)
-    const temporary = path.join(this.#root, temporaryDirectory, `${pid}-${this.#count++}`)
+    const temporary = path.join(this.#root, temporaryDirectory, `${owner}-${this.#count++}`)
     try {
       await this.#checkParents(key, 'write')
+      this.#swept ??= sweep(path.dirname(temporary))
+      await this.#swept
       const handle = await openInside(temporary)
       try {
         const size = await fill(handle)
@@ -142,29 +152,12 @@ class FileDriver implements Driver {
         await handle.close()
       }
       throwIfAborted(options.signal)
-      await this.#publish(temporary, key, options.ifAbsent ?? false)
+      await this.#publisher.publish(temporary, this.localPath(key), options.ifAbsent ?? false)
       return infoOf(key, await fs.lstat(this.localPath(key), { bigint: true }))
     } catch (error) {
       await fs.rm(temporary, { force: true })
       throw this.#explain(error, 'write', key)
     }
-  }
-
-  /** Gives a finished file its name. The parent may be removed by a delete next to us, so it is made anew if need be. */
-  async #publish(temporary: string, key: string, ifAbsent: boolean) {
-    const target = this.localPath(key)
-    for (let attempt = 1; ; attempt++)
-      try {
-        if (ifAbsent) {
-          await fs.link(temporary, target)
-          await fs.unlink(temporary)
-        } else await fs.rename(temporary, target)
-        break
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt > 10) throw error
-        await fs.mkdir(path.dirname(target), { recursive: true })
-      }
-    if (this.#fsync) await syncDirectory(path.dirname(target))
   }
 
   async #open(key: string): Promise<fs.FileHandle> {
@@ -306,6 +299,90 @@ async function openInside(temporary: string): Promise<fs.FileHandle> {
     else if (code === 'ENOENT') await fs.mkdir(path.dirname(temporary), { recursive: true })
     else throw error
     return fs.open(temporary, 'wx', 0o666)
+  }
+}
+
+/** What processes that died while writing have left. */
+async function sweep(directory: string) {
+  const names = await fs.readdir(directory).catch(() => [])
+  const left = names.filter((name) => !isOwnerAlive(name.slice(0, name.lastIndexOf('-'))))
+  await Promise.allSettled(left.map(async (name) => fs.rm(path.join(directory, name), { force: true })))
+}
+
+interface Finished {
+  temporary: string
+  target: string
+  ifAbsent: boolean
+  resolve: () => void
+  reject: (error: unknown) => void
+}
+
+/**
+ * Gives finished files their names. Those that wait together are renamed together, and each directory is then synced
+ * once for all of them: on a journalling file system the first sync carries the others.
+ */
+class Publisher {
+  readonly #fsync: boolean
+  #waiting: Finished[] = []
+  #isRunning = false
+
+  constructor(fsync: boolean) {
+    this.#fsync = fsync
+  }
+
+  /** Resolves when the file has its name, durably. */
+  async publish(temporary: string, target: string, ifAbsent: boolean): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ temporary, target, ifAbsent, resolve, reject })
+      if (!this.#isRunning) void this.#run()
+    })
+  }
+
+  async #run() {
+    this.#isRunning = true
+    await new Promise((resolve) => setImmediate(resolve))
+    while (this.#waiting.length > 0) {
+      const group = this.#waiting
+      this.#waiting = []
+      await this.#publishGroup(group)
+    }
+    this.#isRunning = false
+  }
+
+  async #publishGroup(group: Finished[]) {
+    const results = await Promise.allSettled(group.map(async (file) => this.#rename(file)))
+    const directories = new Set(group.map(({ target }) => path.dirname(target)))
+    try {
+      if (this.#fsync) await Promise.all([...directories].map(syncDirectory))
+    } catch (error) {
+      for (const { reject } of group) reject(error)
+    }
+    for (const [index, { resolve, reject }] of group.entries()) {
+      const result = results[index]
+      if (result?.status === 'rejected') reject(result.reason)
+      else resolve()
+    }
+  }
+
+  /** The parent may be removed by a delete next to us, so it is made anew if need be. */
+  async #rename({ temporary, target, ifAbsent }: Finished) {
+    for (let attempt = 1; ; attempt++)
+      try {
+        if (!ifAbsent) return renameSync(temporary, target)
+        linkSync(temporary, target)
+        return unlinkSync(temporary)
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt > 10) throw error
+        await this.#makeDirectory(path.dirname(target))
+      }
+  }
+
+  /** Makes a directory with its parents; each new one is on disk only when the one above it is synced. */
+  async #makeDirectory(directory: string) {
+    const first = await fs.mkdir(directory, { recursive: true })
+    if (first === undefined || !this.#fsync) return
+    for (let made = directory; made.length >= first.length; made = path.dirname(made))
+      await syncDirectory(path.dirname(made))
   }
 }
 

@@ -1,14 +1,14 @@
 /** A workbench: a temporary directory for work on local copies, gone when the work is done, or when its owner is. */
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import * as path from 'node:path'
+import { isOwnerAlive, owner } from '../core/owner.ts'
 import type { CallOptions } from './driver.ts'
 import type { Key, Store } from './store.ts'
 
-/** Names of benches: what they are, whose they are (process id and when that process began), and a random part. */
-const pattern = /^stowage-bench-(\d+)-(\d+)-[0-9a-f-]+$/
+/** Names of benches: what they are, whose they are, and a random part. */
+const pattern = /^stowage-bench-(\d+-\d+)-[0-9a-f-]+$/
 
 /** A directory of its own for one piece of work. Dispose of it with `await using`. */
 export class Workbench {
@@ -44,7 +44,7 @@ export class Workbench {
 
 /** Makes a bench below `parent` (default: the system's temporary directory). */
 export async function createWorkbench(parent: string = tmpdir()): Promise<Workbench> {
-  const directory = path.join(parent, `stowage-bench-${process.pid}-${bornAt(process.pid) ?? 0}-${randomUUID()}`)
+  const directory = path.join(parent, `stowage-bench-${owner}-${randomUUID()}`)
   await fs.mkdir(directory, { recursive: true, mode: 0o700 })
   return new Workbench(directory)
 }
@@ -53,29 +53,9 @@ export async function createWorkbench(parent: string = tmpdir()): Promise<Workbe
 export async function sweepWorkbenches(parent: string = tmpdir()): Promise<number> {
   const names = await fs.readdir(parent).catch(() => [])
   const left = names.filter((name) => {
-    const [, pid, born] = pattern.exec(name) ?? []
-    return pid !== undefined && bornAt(Number(pid)) !== Number(born)
+    const [, whose] = pattern.exec(name) ?? []
+    return whose !== undefined && !isOwnerAlive(whose)
   })
   await Promise.all(left.map(async (name) => fs.rm(path.join(parent, name), { recursive: true, force: true })))
   return left.length
-}
-
-/** When a process began, in clock ticks since boot (proc(5), field 22), so that a reused id is not taken for its owner. */
-function bornAt(pid: number): number | undefined {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    return Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[19])
-  } catch {
-    return isAlive(pid) ? 0 : undefined
-  }
-}
-
-/** Where there is no /proc, the id alone must do. */
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
 }
