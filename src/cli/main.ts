@@ -1,15 +1,15 @@
 /** The command line. Each verb has a file of its own, loaded when it is used. */
+import { readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
-import { StowageError } from '../core/errors.ts'
-import { printable } from '../core/log.ts'
-import { exitCodes, Output } from './output.ts'
+import { codeOf } from '../core/errors.ts'
+import { errorText, exitCodes, Output, redact } from './output.ts'
 
 /** What every verb is given. */
 export interface Context {
   /** File given with --config. */
   config: string | undefined
   output: Output
-  /** Fires at the first SIGINT or SIGTERM. */
+  /** Fires at the first SIGINT or SIGTERM; its reason is the signal's name. */
   signal: AbortSignal
 }
 
@@ -95,9 +95,10 @@ const verbs: Description[] = [
     options: [
       ['-r, --recursive', 'a directory with all below it'],
       ['--max-connections <n>', 'files at once (default: adapts by itself)'],
+      ['--progress', 'say now and then how far it is, also where there is no terminal'],
     ],
     examples: [
-      'stowage cp public:a.jpg backup:a.jpg',
+      'stowage cp public:a.jpg backup:',
       'stowage cp -r ./photos s3://env:KEY:env:SECRET@host/photos?s3_bucket=b',
     ],
     load: async () => import('./cp.ts'),
@@ -139,10 +140,12 @@ const verbs: Description[] = [
 /** Runs a command line and sets the exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but some files failed. */
 export async function main(argv: readonly string[]): Promise<void> {
   const stop = new AbortController()
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt(stop, signal))
-  process.stdout.on('error', (error: NodeJS.ErrnoException) =>
-    process.exit(error.code === 'EPIPE' ? 0 : exitCodes.failed),
-  )
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => interrupt(stop, signal))
+  // `stowage ls … | head` closes the pipe: no reason to complain.
+  for (const stream of [process.stdout, process.stderr])
+    stream.on('error', (error: NodeJS.ErrnoException) =>
+      process.exit(error.code === 'EPIPE' ? exitCodes.done : exitCodes.failed),
+    )
   const program = new Command('stowage')
     .description('Keeps an application’s files where they belong.')
     .showHelpAfterError('(see stowage --help)')
@@ -150,13 +153,20 @@ export async function main(argv: readonly string[]): Promise<void> {
       'after',
       `\nWHERE is ${where}.\nExit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but some files failed.`,
     )
+    .version(version(), '-V, --version')
+    .configureOutput({ outputError: (text, write) => write(redact(text.replace(/^error: /, 'stowage: '))) })
     .exitOverride()
   for (const verb of verbs) addVerb(program, verb, stop.signal)
   try {
     await program.parseAsync([...argv])
   } catch (error) {
-    process.exitCode = explain(error, argv.includes('--json'))
+    process.exitCode = report(error, argv.includes('--json'), stop.signal.aborted)
   }
+}
+
+function version(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8')
+  return (JSON.parse(text) as { version: string }).version
 }
 
 function addVerb(program: Command, verb: Description, signal: AbortSignal) {
@@ -182,25 +192,29 @@ function addVerb(program: Command, verb: Description, signal: AbortSignal) {
     })
 }
 
+/** Two signals closer than this are one: a terminal and the process above us may both pass on the same key press. */
+const sameKeyPressMs = 200
+
 /** The first signal asks; the second does not. */
 function interrupt(stop: AbortController, signal: NodeJS.Signals) {
-  stop.abort(signal)
-  process.once(signal, () => process.exit(130))
+  const now = performance.now()
+  interruptedMs ??= now
+  if (!stop.signal.aborted) stop.abort(signal)
+  else if (now - interruptedMs > sameKeyPressMs) process.exit(exitCodes.interrupted)
 }
 
-function explain(error: unknown, json: boolean): number {
+let interruptedMs: number | undefined
+
+/** Says what went wrong, and returns the exit status for it. */
+function report(error: unknown, json: boolean, isInterrupted: boolean): number {
+  // Commander has said it by then; help and version are no errors.
   if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.wrongUsage
-  if (!(error instanceof StowageError)) {
-    console.error(`stowage: ${printable(error instanceof Error ? error.message : String(error))}`)
-    if (process.env['DEBUG']) console.error(error)
-    return exitCodes.failed
-  }
-  // Lists of mistakes keep their lines.
-  const message = error.message.split('\n').map(printable).join('\n')
-  console.error(json ? JSON.stringify({ error: { code: error.code, message: error.message } }) : `stowage: ${message}`)
-  if (process.env['DEBUG']) console.error(error)
-  if (error.code === 'ABORTED') return 130
-  return error.code === 'INVALID_CONFIG' || error.code === 'INVALID_ARGUMENT' || error.code === 'INVALID_KEY'
+  const code = codeOf(error)
+  const message = errorText(error)
+  process.stderr.write(json ? `${JSON.stringify({ error: { code, message } })}\n` : `stowage: ${message}\n`)
+  if (process.env['DEBUG'] && error instanceof Error) process.stderr.write(`${redact(String(error.stack))}\n`)
+  if (isInterrupted) return exitCodes.interrupted
+  return code === 'INVALID_CONFIG' || code === 'INVALID_ARGUMENT' || code === 'INVALID_KEY'
     ? exitCodes.wrongUsage
     : exitCodes.failed
 }

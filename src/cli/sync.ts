@@ -10,8 +10,12 @@ export async function run({ config: file, output, signal }: Context): Promise<nu
   const config = await loadConfig(file)
   await using daemon = await startDaemon({ config, log: output.log('warn') })
   const onProgress = ({ scanned, total, done, bytes }: Progress) =>
-    output.progress(`${bar(done, total)} ${done}/${total} files, ${formatBytes(bytes)}, ${scanned} looked at`)
-  const summary = await daemon.sync({ signal, ...(output.isTerminal ? { onProgress } : {}) })
+    output.progress(
+      () =>
+        `${output.isTerminal ? `${bar(done, total)} ` : ''}${done} of ${total} files, ${formatBytes(bytes)}, ${scanned} looked at`,
+      { everywhere: true },
+    )
+  const summary = await daemon.sync({ signal, ...(output.json ? {} : { onProgress }) })
   output.object(summary)
   const { scanned, delivered, deleted, failed, setAside, bytes, milliseconds } = summary
   const seconds = (milliseconds / 1000).toFixed(1)
@@ -20,6 +24,6 @@ export async function run({ config: file, output, signal }: Context): Promise<nu
   )
   for (const { path, reason } of setAside.slice(0, 20)) output.line(`  set aside: ${path}: ${reason}`)
   if (setAside.length > 20) output.line(`  … and ${setAside.length - 20} more: stowage status`)
-  if (signal.aborted) return 130
+  if (signal.aborted) return exitCodes.interrupted
   return failed > 0 ? exitCodes.someFailed : exitCodes.done
 }

@@ -1,0 +1,156 @@
+/** What WHERE means on the command line: a storage URL, a store of the configuration, or a local path. */
+import { existsSync, realpathSync } from 'node:fs'
+import * as path from 'node:path'
+import { StowageError } from '../core/errors.ts'
+import { cleanDirectory, cleanKey } from '../core/keys.ts'
+import type { Config } from '../daemon/config.ts'
+import { openStore } from '../drivers/index.ts'
+import { fileDriver } from '../drivers/file.ts'
+import { readOnly } from '../store/wrappers/read-only.ts'
+import { Store } from '../store/store.ts'
+
+/** A store and a key in it; the empty key is its root. */
+export interface Place {
+  store: Store
+  key: string
+}
+
+type Where =
+  | { kind: 'url'; url: string }
+  | { kind: 'store'; name: string; key: string }
+  | { kind: 'local'; path: string }
+
+/** Opens what arguments name, each store once, and closes all of it at the end. */
+export class Places {
+  readonly #configFile: string | undefined
+  readonly #allowLocal: boolean
+  readonly #stores = new Map<string, Promise<Store>>()
+  #config: Promise<Config> | undefined
+
+  /** `local` says whether paths of this machine are taken too. */
+  constructor(configFile: string | undefined, options: { local?: boolean } = {}) {
+    this.#configFile = configFile
+    this.#allowLocal = options.local ?? false
+  }
+
+  /** The file that WHERE names. With `name`, a WHERE that is a directory or ends in "/" gets that name appended. */
+  async file(where: string, name?: string): Promise<Place> {
+    const found = await this.#understand(where)
+    const place = found.kind === 'local' ? this.#localFile(found.path, name) : await this.#storedFile(found, name)
+    return { store: place.store, key: cleanKey(place.key) }
+  }
+
+  /** The directory that WHERE names. */
+  async directory(where: string): Promise<Place> {
+    const found = await this.#understand(where)
+    if (found.kind === 'store')
+      return { store: await this.#namedStore(found.name), key: cleanDirectory(found.key.replace(/\/+$/, '')) }
+    if (found.kind === 'url') return { store: await this.#open(found.url, async () => openStore(found.url)), key: '' }
+    return { store: localStore(realPath(found.path)), key: '' }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const stores = await Promise.allSettled(this.#stores.values())
+    await Promise.allSettled(stores.map(async (result) => result.status === 'fulfilled' && result.value.close()))
+  }
+
+  #localFile(file: string, name: string | undefined): Place {
+    const isDirectory = name !== undefined && (file.endsWith('/') || existsSync(path.join(file, '.')))
+    const target = isDirectory ? path.join(file, name) : file
+    const real = realPath(target)
+    return { store: localStore(path.dirname(real)), key: path.basename(real) }
+  }
+
+  async #storedFile(found: Exclude<Where, { kind: 'local' }>, name: string | undefined): Promise<Place> {
+    const [base, key] = found.kind === 'url' ? splitUrl(found.url) : ['', found.key]
+    const store =
+      found.kind === 'url' ? await this.#open(base, async () => openStore(base)) : await this.#namedStore(found.name)
+    const isDirectory = key === '' || key.endsWith('/')
+    if (isDirectory && name === undefined)
+      throw invalid(`${store.location} with the key ${JSON.stringify(key)} is a directory, not a file.`, 'Add a name.')
+    return { store, key: isDirectory ? key + name : key }
+  }
+
+  async #understand(where: string): Promise<Where> {
+    if (where === '') throw invalid('WHERE is empty.')
+    if (/^[a-z][a-z0-9+.-]*:\/\//i.test(where) || /^(?:memory|file):/i.test(where)) return { kind: 'url', url: where }
+    const named = /^([a-z][a-z0-9_-]*)(?::(.*))?$/is.exec(where)
+    const isDrive = process.platform === 'win32' && /^[a-z]:/i.test(where)
+    if (named?.[1] !== undefined && !isDrive && (await this.#isStore(named[1], named[2] !== undefined)))
+      return { kind: 'store', name: named[1], key: named[2] ?? '' }
+    if (this.#allowLocal) return { kind: 'local', path: where }
+    throw invalid(
+      `${JSON.stringify(where.slice(0, 100))} is neither a storage URL nor a store of the configuration.`,
+      'A directory of this machine is written file:///path or file:path.',
+    )
+  }
+
+  /** A word without a colon may also be a local path, so it need not be a store. */
+  async #isStore(name: string, isCertain: boolean): Promise<boolean> {
+    const { configNames } = await import('../daemon/config.ts')
+    const hasConfig = this.#configFile !== undefined || configNames.some((file) => existsSync(file))
+    if (!hasConfig && !isCertain) return false
+    const { stores } = await this.#loaded()
+    if (Object.hasOwn(stores, name)) return true
+    if (!isCertain) return false
+    throw invalid(
+      `The configuration has no store ${JSON.stringify(name)}.`,
+      `It has: ${Object.keys(stores).join(', ')}.`,
+    )
+  }
+
+  async #loaded(): Promise<Config> {
+    this.#config ??= import('../daemon/config.ts').then(async ({ loadConfig }) => loadConfig(this.#configFile))
+    return this.#config
+  }
+
+  async #namedStore(name: string): Promise<Store> {
+    return this.#open(`${name}:`, async () => {
+      const config = (await this.#loaded()).stores[name]
+      if (!config) throw invalid(`The configuration has no store ${JSON.stringify(name)}.`)
+      const { url, publicUrl } = config
+      const store = await openStore(url, publicUrl === undefined ? {} : { publicUrl })
+      return 'readOnly' in config && config.readOnly === true ? new Store(readOnly(store.driver)) : store
+    })
+  }
+
+  async #open(name: string, open: () => Promise<Store>): Promise<Store> {
+    let store = this.#stores.get(name)
+    if (!store) {
+      store = open()
+      this.#stores.set(name, store)
+    }
+    return store
+  }
+}
+
+/** A storage URL taken apart into the URL of the directory and the last part of its path, which is the key. */
+export function splitUrl(url: string): [base: string, key: string] {
+  const match = /^([a-z][a-z0-9+.-]*:(?:\/\/[^/?#]*)?)([^?#]*)(.*)$/is.exec(url)
+  const [, head = '', place = '', tail = ''] = match ?? []
+  const at = place.lastIndexOf('/') + 1
+  try {
+    return [head + place.slice(0, at) + tail, decodeURIComponent(place.slice(at))]
+  } catch {
+    throw invalid('The path of the URL is not properly percent-encoded.', 'A "%" itself is written %25.')
+  }
+}
+
+function localStore(directory: string): Store {
+  return new Store(fileDriver({ directory }))
+}
+
+/** Links are followed on the command line. What does not exist yet has a parent that may. */
+function realPath(file: string): string {
+  const absolute = path.resolve(file)
+  try {
+    return realpathSync(absolute)
+  } catch {
+    const parent = path.dirname(absolute)
+    return parent === absolute ? absolute : path.join(realPath(parent), path.basename(absolute))
+  }
+}
+
+function invalid(message: string, hint?: string): StowageError {
+  return new StowageError('INVALID_ARGUMENT', message, hint === undefined ? {} : { hint })
+}
