@@ -9,6 +9,7 @@ const parts: { name: string; files: string; to: string }[] = [
   { name: 'bootstrap-icons', files: 'icons/*.svg', to: 'icons' },
   { name: 'bootstrap-icons', files: 'font/**', to: 'icons/font' },
   { name: 'leaflet', files: 'dist/**', to: 'vendor/leaflet' },
+  { name: 'lightbox2', files: 'dist/**', to: 'vendor/lightbox' },
   { name: 'jquery-ui-dist', files: '**/*.{css,js,png,gif}', to: 'vendor/jquery-ui' },
   { name: '@fontsource/inter', files: '**/*.{css,woff,woff2}', to: 'fonts/inter' },
   ...[
