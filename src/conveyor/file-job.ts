@@ -55,7 +55,7 @@ interface Task extends LedgerKey {
 }
 
 /** The payload of a delivery job: one destination that had failed. */
-export interface DeliveryPayload extends FilePayload {
+interface DeliveryPayload extends FilePayload {
   rule: string
   store: string
   directory: string

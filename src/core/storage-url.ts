@@ -52,7 +52,7 @@ export function parseStorageUrl(text: string): StorageUrl {
 }
 
 /** The parameters of a URL. Each is asked for by name; what nobody asked for is an error in the end. */
-export class Parameters {
+class Parameters {
   readonly #scheme: string
   readonly #values = new Map<string, string>()
   readonly #known = new Set<string>()
@@ -104,7 +104,7 @@ export class Parameters {
 }
 
 /** Follows `env:NAME` and `file:PATH`; anything else is the secret itself. `what` names it in errors. */
-export function resolveSecret(value: string, what: string): string {
+function resolveSecret(value: string, what: string): string {
   if (value.startsWith('env:')) {
     const name = value.slice(4)
     const found = process.env[name]

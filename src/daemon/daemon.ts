@@ -1,5 +1,4 @@
 /** The assembly: everything a configuration names is opened here and joined, and nowhere else. */
-import * as path from 'node:path'
 import { systemClock, type Clock } from '../core/clock.ts'
 import type { Log } from '../core/log.ts'
 import { Conveyor, type DeliveryEvent } from '../conveyor/conveyor.ts'
@@ -236,9 +235,4 @@ export class Daemon {
 async function loadRule(rule: Config['rules'][number], directory: string): Promise<Rule> {
   const { processors, ...rest } = rule
   return { ...rest, processors: await Promise.all(processors.map(async (spec) => loadProcessor(spec, directory))) }
-}
-
-/** Where workbenches of a state file are made unless the configuration says otherwise. */
-export function defaultWorkDirectory(state: string): string {
-  return path.join(path.dirname(state), '.stowage-work')
 }

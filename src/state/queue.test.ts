@@ -86,7 +86,7 @@ test('a failing job waits longer each time and is set aside with its reason', as
     waits.push(due - now)
     now = due
   }
-  assert.ok((waits[1] ?? 0) > (waits[0] ?? 0), `waits ${waits} grow`)
+  assert.ok((waits[1] ?? 0) > (waits[0] ?? 0), `waits ${waits.join()} grow`)
   assert.equal(await queue.fail(await one(), new Error('broken')), 'set aside')
   const [aside] = await queue.setAside()
   assert.deepEqual([aside?.key, aside?.reason, aside?.attempts], ['k', 'broken', 3])

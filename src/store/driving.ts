@@ -1,7 +1,7 @@
 /** What drivers have in common: small checks, and a listing made from sorted keys. */
 import { StowageError } from '../core/errors.ts'
 import { compareKeys } from '../core/keys.ts'
-import type { Entry, FileInfo, ListOptions } from './driver.ts'
+import type { CallOptions, Driver, Entry, FileInfo, ListOptions } from './driver.ts'
 
 /** Throws ABORTED when the signal has fired. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
@@ -31,4 +31,34 @@ export function* entriesBelow(
     else if (key !== last) yield { kind: 'directory', key }
     last = key
   }
+}
+
+/** The shortcuts a driver has, free to be passed on; undefined where it has none. */
+export function shortcutsOf(driver: Driver) {
+  return {
+    copy: driver.copy?.bind(driver),
+    move: driver.move?.bind(driver),
+    deleteMany: driver.deleteMany?.bind(driver),
+    writeBytes: driver.writeBytes?.bind(driver),
+    signedUrl: driver.signedUrl?.bind(driver),
+    localPath: driver.localPath?.bind(driver),
+  }
+}
+
+/** Runs a call in a wrapper's way. */
+export type Around = <T>(work: () => Promise<T>, call: CallOptions | undefined) => Promise<T>
+
+/** The shortcuts a driver has, each run in the wrapper's way; what is answered without asking the place stays as it is. */
+export function shortcutsAround(driver: Driver, around: Around): Partial<Driver> {
+  const { copy, move, deleteMany, writeBytes, signedUrl, localPath } = shortcutsOf(driver)
+  return {
+    ...(copy && { copy: async (from, to, call) => around(async () => copy(from, to, call), call) }),
+    ...(move && { move: async (from, to, call) => around(async () => move(from, to, call), call) }),
+    ...(deleteMany && { deleteMany: async (keys, call) => around(async () => deleteMany(keys, call), call) }),
+    ...(writeBytes && {
+      writeBytes: async (key, bytes, call) => around(async () => writeBytes(key, bytes, call), call),
+    }),
+    ...(signedUrl && { signedUrl }),
+    ...(localPath && { localPath }),
+  } satisfies Partial<Driver>
 }

@@ -2,10 +2,10 @@
 import { finished } from 'node:stream'
 import type { Limit } from '../../core/limit.ts'
 import type { Driver, OpenFile } from '../driver.ts'
+import { shortcutsAround } from '../driving.ts'
 
 /** The driver with its calls taking turns. A read keeps its place until its body has ended or was destroyed. */
 export function limited(driver: Driver, limit: Limit): Driver {
-  const { copy, move, deleteMany, writeBytes, signedUrl, localPath } = driver
   return {
     location: driver.location,
     supports: driver.supports,
@@ -24,20 +24,6 @@ export function limited(driver: Driver, limit: Limit): Driver {
     list: (directory, call) => driver.list(directory, call),
     delete: async (key, call) => limit.run(async () => driver.delete(key, call), call?.signal),
     close: async () => driver.close(),
-    ...(copy && {
-      copy: async (from, to, call) => limit.run(async () => copy.call(driver, from, to, call), call?.signal),
-    }),
-    ...(move && {
-      move: async (from, to, call) => limit.run(async () => move.call(driver, from, to, call), call?.signal),
-    }),
-    ...(deleteMany && {
-      deleteMany: async (keys, call) => limit.run(async () => deleteMany.call(driver, keys, call), call?.signal),
-    }),
-    ...(writeBytes && {
-      writeBytes: async (key, bytes, call) =>
-        limit.run(async () => writeBytes.call(driver, key, bytes, call), call?.signal),
-    }),
-    ...(signedUrl && { signedUrl: async (key, how) => signedUrl.call(driver, key, how) }),
-    ...(localPath && { localPath: (key) => localPath.call(driver, key) }),
-  } satisfies Driver
+    ...shortcutsAround(driver, async (work, call) => limit.run(work, call?.signal)),
+  }
 }

@@ -1,6 +1,7 @@
 /** A directory of a store, as a store. */
 import { cleanDirectory } from '../../core/keys.ts'
 import type { Driver, Entry, FileInfo } from '../driver.ts'
+import { shortcutsOf } from '../driving.ts'
 
 /** The driver below a prefix: keys go in with it and come out without. Closing it closes the driver. */
 export function prefixed(driver: Driver, prefix: string): Driver {
@@ -8,7 +9,8 @@ export function prefixed(driver: Driver, prefix: string): Driver {
   if (root === '') return driver
   const inner = (key: string) => (key === '' ? root : `${root}/${key}`)
   const outer = <T extends FileInfo | Entry>(entry: T): T => ({ ...entry, key: entry.key.slice(root.length + 1) })
-  const { copy, move, deleteMany, writeBytes, signedUrl, localPath, supports } = driver
+  const { supports } = driver
+  const { copy, move, deleteMany, writeBytes, signedUrl, localPath } = shortcutsOf(driver)
   return {
     location: `${driver.location.replace(/\/$/, '')}/${root}`,
     supports: { ...supports, maxKeyBytes: supports.maxKeyBytes - Buffer.byteLength(root) - 1 },
@@ -24,13 +26,13 @@ export function prefixed(driver: Driver, prefix: string): Driver {
     },
     delete: async (key, call) => driver.delete(inner(key), call),
     close: async () => driver.close(),
-    ...(copy && { copy: async (from, to, call) => outer(await copy.call(driver, inner(from), inner(to), call)) }),
-    ...(move && { move: async (from, to, call) => outer(await move.call(driver, inner(from), inner(to), call)) }),
-    ...(deleteMany && { deleteMany: async (keys, call) => deleteMany.call(driver, keys.map(inner), call) }),
+    ...(copy && { copy: async (from, to, call) => outer(await copy(inner(from), inner(to), call)) }),
+    ...(move && { move: async (from, to, call) => outer(await move(inner(from), inner(to), call)) }),
+    ...(deleteMany && { deleteMany: async (keys, call) => deleteMany(keys.map(inner), call) }),
     ...(writeBytes && {
-      writeBytes: async (key, bytes, call) => outer(await writeBytes.call(driver, inner(key), bytes, call)),
+      writeBytes: async (key, bytes, call) => outer(await writeBytes(inner(key), bytes, call)),
     }),
-    ...(signedUrl && { signedUrl: async (key, how) => signedUrl.call(driver, inner(key), how) }),
-    ...(localPath && { localPath: (key) => localPath.call(driver, inner(key)) }),
+    ...(signedUrl && { signedUrl: async (key, how) => signedUrl(inner(key), how) }),
+    ...(localPath && { localPath: (key) => localPath(inner(key)) }),
   } satisfies Driver
 }

@@ -3,6 +3,7 @@ import { Readable } from 'node:stream'
 import { StowageError } from '../../core/errors.ts'
 import { retry, waitToRetry, type RetryOptions } from '../../core/retry.ts'
 import type { Body, CallOptions, Driver, Entry, ListOptions, OpenFile, ReadOptions, WriteOptions } from '../driver.ts'
+import { shortcutsAround, shortcutsOf } from '../driving.ts'
 
 /** Retry options with the call's signal. */
 type Patience = (call: CallOptions | undefined) => RetryOptions
@@ -10,7 +11,7 @@ type Patience = (call: CallOptions | undefined) => RetryOptions
 /** The driver, more patient. A write is repeated only while nothing of its body has been used. Closing it closes the driver. */
 export function retrying(driver: Driver, options: Omit<RetryOptions, 'signal'> = {}): Driver {
   const patience: Patience = (call) => ({ ...options, ...(call?.signal ? { signal: call.signal } : {}) })
-  const { copy, move, deleteMany, writeBytes, signedUrl, localPath } = driver
+  const { move } = shortcutsOf(driver)
   return {
     location: driver.location,
     supports: driver.supports,
@@ -24,21 +25,10 @@ export function retrying(driver: Driver, options: Omit<RetryOptions, 'signal'> =
     list: (directory, call) => listing(driver, directory, call ?? {}, patience(call)),
     delete: async (key, call) => retry(async () => driver.delete(key, call), patience(call)),
     close: async () => driver.close(),
-    ...(copy && {
-      copy: async (from, to, call) => retry(async () => copy.call(driver, from, to, call), patience(call)),
-    }),
+    ...shortcutsAround(driver, async (work, call) => retry(work, patience(call))),
     // A move whose answer was lost would find its source gone, so it is not repeated.
-    ...(move && { move: async (from, to, call) => move.call(driver, from, to, call) }),
-    ...(deleteMany && {
-      deleteMany: async (keys, call) => retry(async () => deleteMany.call(driver, keys, call), patience(call)),
-    }),
-    ...(writeBytes && {
-      writeBytes: async (key, bytes, call) =>
-        retry(async () => writeBytes.call(driver, key, bytes, call), patience(call)),
-    }),
-    ...(signedUrl && { signedUrl: async (key, how) => signedUrl.call(driver, key, how) }),
-    ...(localPath && { localPath: (key) => localPath.call(driver, key) }),
-  } satisfies Driver
+    ...(move && { move }),
+  }
 }
 
 /** Only whoever has the body can start it anew; so once a byte of it was taken, a failure is final. */
