@@ -1,0 +1,197 @@
+/** What a schema cannot say about a configuration: names that must exist, URLs that must parse, directories that must not meet. */
+import { realpathSync } from 'node:fs'
+import * as path from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { codeOf } from '../core/errors.ts'
+import { parseStorageUrl } from '../core/storage-url.ts'
+import { ignoreMatcher } from '../conveyor/ignore.ts'
+
+/** A configuration of which nothing is sure yet: people want to hear of every mistake, also beside another. */
+interface Draft {
+  directory: string
+  secrets: boolean
+  stores: Map<string, { isReadOnly: boolean; directories: string[] }>
+  sourceNames: string[]
+  /** Those whose directory is known. */
+  sources: Map<string, { root: string; ignore: string[] }>
+  problems: string[]
+}
+
+type Loose = Record<string, unknown>
+
+/**
+ * The mistakes in how the parts of a configuration fit together, one line each, beginning with the place. `secrets` says
+ * whether a secret that cannot be had now is one.
+ */
+export function crossCheck(input: unknown, directory: string, secrets: boolean): string[] {
+  const { stores, sources, rules, state, workDirectory } = asRecord(input)
+  const sourceNames = Object.keys(asRecord(sources))
+  const draft: Draft = { directory, secrets, stores: new Map(), sourceNames, sources: new Map(), problems: [] }
+  for (const [name, value] of Object.entries(asRecord(stores))) checkStore(draft, name, value)
+  for (const [name, value] of Object.entries(asRecord(sources))) checkSource(draft, name, asRecord(value))
+  for (const [place, value] of Object.entries({ state: state ?? 'stowage.db', workDirectory }))
+    if (typeof value === 'string') checkOwn(draft, place, path.resolve(directory, value))
+  checkRules(draft, Array.isArray(rules) ? rules.map(asRecord) : [])
+  return draft.problems
+}
+
+/** `file:./out` is relative to the configuration. */
+export function absoluteUrl(url: string, directory: string): string {
+  if (!url.startsWith('file:') || url.startsWith('file:/')) return url
+  const [place = '', query] = url.slice('file:'.length).split('?')
+  const absolute = pathToFileURL(path.resolve(directory, decodeURIComponent(place))).href
+  return query === undefined ? absolute : `${absolute}?${query}`
+}
+
+/** Without symbolic links, as far as it exists. */
+export function realPath(file: string): string {
+  try {
+    return realpathSync(file)
+  } catch {
+    const parent = path.dirname(file)
+    return parent === file ? file : path.join(realPath(parent), path.basename(file))
+  }
+}
+
+/** The label of a rule that has none is made of its place. */
+export function labelOf({ label }: { label?: unknown }, index: number): string {
+  return typeof label === 'string' ? label : `rule ${index + 1}`
+}
+
+/** A sentence about what was meant, to be appended; empty when there is nothing to choose from. */
+export function suggest(given: string, known: readonly string[]): string {
+  const close = known.map((word) => ({ word, distance: editDistance(given.toLowerCase(), word.toLowerCase()) }))
+  const best = close.sort((a, b) => a.distance - b.distance)[0]
+  if (best && best.distance <= Math.max(2, given.length / 3)) return ` Did you mean ${JSON.stringify(best.word)}?`
+  return known.length > 0 ? ` There ${known.length === 1 ? 'is' : 'are'}: ${known.join(', ')}.` : ''
+}
+
+/** Schemes of today and of later: `s3:photos` on a command line should not have two meanings. */
+const schemes = 'azure file ftp ftps http https memory s3 sftp swift webdav webdavs'.split(' ')
+
+function checkStore(draft: Draft, name: string, value: unknown) {
+  const { problems } = draft
+  if (schemes.includes(name.toLowerCase())) problems.push(`stores.${name}: is a kind of URL; choose another name.`)
+  const directories: string[] = []
+  const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
+  const given: unknown = isObject ? asRecord(value)['url'] : value
+  for (const url of (Array.isArray(given) ? given : [given]).filter((each) => typeof each === 'string'))
+    try {
+      const absolute = absoluteUrl(url, draft.directory)
+      parseStorageUrl(absolute)
+      if (/^file:/i.test(absolute)) directories.push(realPath(fileURLToPath(absolute.split('?')[0] ?? '')))
+    } catch (error) {
+      if (draft.secrets || codeOf(error) !== 'INVALID_CONFIG')
+        problems.push(
+          `stores.${name}: ${codeOf(error) === 'UNKNOWN' ? 'the URL is malformed.' : (error as Error).message}`,
+        )
+    }
+  draft.stores.set(name, { isReadOnly: asRecord(value)['readOnly'] === true, directories })
+}
+
+function checkSource(draft: Draft, name: string, { directory, ignore }: Loose) {
+  if (typeof directory !== 'string') return
+  const root = realPath(path.resolve(draft.directory, directory))
+  for (const [other, taken] of draft.sources)
+    if (isWithin(root, taken.root) || isWithin(taken.root, root))
+      draft.problems.push(
+        `sources.${name}.directory: it overlaps with that of ${other}; a file belongs to one source. Use rules with paths instead.`,
+      )
+  const patterns = Array.isArray(ignore) ? ignore.filter((each) => typeof each === 'string') : []
+  draft.sources.set(name, { root, ignore: patterns })
+}
+
+/** What we write ourselves must not be watched. */
+function checkOwn(draft: Draft, place: string, file: string) {
+  const name = sourceThatSees(draft, realPath(file), place === 'state')
+  if (name !== undefined)
+    draft.problems.push(`${place}: it lies within the source ${name}, which would see it change. Put it elsewhere.`)
+}
+
+function checkRules(draft: Draft, rules: readonly Loose[]) {
+  const labels = new Set<string>()
+  const feeds = new Map<string, Set<string>>()
+  const fed: { place: string; from: string; to: string; store: string }[] = []
+  for (const [index, rule] of rules.entries()) {
+    const where = `rules[${index}]`
+    const label = labelOf(rule, index)
+    if (labels.has(label))
+      draft.problems.push(`${where}.label: there is another rule ${JSON.stringify(label)}; labels identify rules.`)
+    labels.add(label)
+    checkName(draft, rule['source'], draft.sourceNames, `${where}.source`, 'source')
+    const destinations = Array.isArray(rule['destinations']) ? rule['destinations'].map(asRecord) : []
+    for (const [at, to] of destinations.entries()) {
+      const place = `${where}.destinations[${at}].store`
+      for (const target of checkDestination(draft, to, place)) {
+        const from = String(rule['source'])
+        feeds.set(from, (feeds.get(from) ?? new Set()).add(target))
+        fed.push({ place, from, to: target, store: String(to['store']) })
+      }
+    }
+  }
+  for (const { place, from, to, store } of fed)
+    if (leadsTo(feeds, to, from))
+      draft.problems.push(
+        `${place}: ${store} lies within the source ${to}, so what is delivered would be delivered again, without end. Put it elsewhere.`,
+      )
+}
+
+/** Checks a destination by itself. Returns the sources that would see what is delivered there. */
+function checkDestination(draft: Draft, to: Loose, place: string): string[] {
+  checkName(draft, to['store'], [...draft.stores.keys()], place, 'store')
+  const store = draft.stores.get(String(to['store']))
+  if (store?.isReadOnly) draft.problems.push(`${place}: ${String(to['store'])} is read only.`)
+  const below = typeof to['path'] === 'string' ? to['path'] : ''
+  return (store?.directories ?? [])
+    .map((directory) => sourceThatSees(draft, realPath(path.join(directory, below)), false))
+    .filter((name) => name !== undefined)
+}
+
+function sourceThatSees(draft: Draft, place: string, isFile: boolean): string | undefined {
+  for (const [name, { root, ignore }] of draft.sources) {
+    if (!isWithin(place, root)) continue
+    const parts = path.relative(root, place).split(path.sep)
+    const directories = parts.slice(0, isFile ? -1 : undefined).map((_, depth) => parts.slice(0, depth + 1).join('/'))
+    const isIgnored = ignoreMatcher(ignore)
+    if (!directories.some((directory) => directory !== '' && isIgnored(directory, true))) return name
+  }
+  return undefined
+}
+
+/** One source may feed another, through a store; not itself. */
+function leadsTo(feeds: ReadonlyMap<string, ReadonlySet<string>>, from: string, to: string): boolean {
+  const seen = new Set<string>()
+  const open = [from]
+  for (let name = open.pop(); name !== undefined; name = open.pop()) {
+    if (name === to) return true
+    if (seen.has(name)) continue
+    seen.add(name)
+    open.push(...(feeds.get(name) ?? []))
+  }
+  return false
+}
+
+function checkName(draft: Draft, given: unknown, names: string[], where: string, what: string) {
+  if (typeof given !== 'string' || names.includes(given)) return
+  draft.problems.push(`${where}: there is no ${what} ${JSON.stringify(given)}.${suggest(given, names)}`)
+}
+
+function isWithin(inner: string, outer: string): boolean {
+  return inner === outer || inner.startsWith(outer.endsWith(path.sep) ? outer : outer + path.sep)
+}
+
+function asRecord(value: unknown): Loose {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Loose) : {}
+}
+
+/** How many letters must be changed, added or taken away (Levenshtein 1966). */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++)
+      next[j] = Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1))
+    row = next
+  }
+  return row[b.length] ?? 0
+}
