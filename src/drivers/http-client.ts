@@ -1,0 +1,473 @@
+/**
+ * A lean HTTP/1.1 client over pooled sockets (RFC 9112), for drivers that send very many small requests: what the
+ * general clients do around each of them costs more than the request. Bodies to send are whole in memory.
+ */
+import * as net from 'node:net'
+import { Readable } from 'node:stream'
+import * as tls from 'node:tls'
+import { StowageError } from '../core/errors.ts'
+import { Limit } from '../core/limit.ts'
+
+/** Where to connect, and how patiently. */
+export interface HttpClientOptions {
+  host: string
+  port: number
+  /** Speak TLS; the server's certificate is verified. */
+  tls: boolean
+  /** Certificates to trust instead of the system's, as PEM. */
+  ca?: string
+  /** Sockets at once. Default 256. */
+  maxSockets?: number
+  /** So long without a byte in either direction ends a request. Default 60 s. */
+  timeoutMs?: number
+  /** Default 10 s. */
+  connectTimeoutMs?: number
+}
+
+/** A request. Names of headers are lower-case; Host and Content-Length are added. */
+export interface HttpRequest {
+  method: string
+  /** Path and query, percent-encoded. */
+  path: string
+  headers: Readonly<Record<string, string>>
+  body?: Uint8Array
+  signal?: AbortSignal
+}
+
+/** An answer. The body must be read to its end or destroyed, which also happens in `bytes`. */
+export interface HttpResponse {
+  status: number
+  /** Names are lower-case; repeated ones are joined by a comma. */
+  headers: Record<string, string>
+  /** The body as a stream. */
+  stream(): Readable
+  /** The whole body; rejects with CORRUPT past `limit` bytes (default 16 MiB). */
+  bytes(limit?: number): Promise<Buffer>
+}
+
+const headerLimit = 64 * 1024
+const idleSockets = 64
+
+/** A client for one server. */
+export class HttpClient {
+  readonly #options: HttpClientOptions
+  readonly #limit: Limit
+  readonly #idle: Connection[] = []
+  readonly #open = new Set<Connection>()
+  #isClosed = false
+
+  constructor(options: HttpClientOptions) {
+    this.#options = options
+    this.#limit = new Limit(options.maxSockets ?? 256)
+  }
+
+  /** Sends a request; resolves when the head of the answer is there. Rejects with UNREACHABLE, TIMEOUT or ABORTED. */
+  async request(request: HttpRequest): Promise<HttpResponse> {
+    if (this.#isClosed) throw new StowageError('CLOSED', `The connection to ${this.#options.host} was closed.`)
+    const answered = Promise.withResolvers<HttpResponse>()
+    // The place is kept until the body has been read, because so long the socket is busy.
+    this.#limit
+      .run(async () => {
+        const { response, done } = await this.#exchange(request)
+        answered.resolve(response)
+        await done
+      }, request.signal)
+      .catch(answered.reject)
+    return answered.promise
+  }
+
+  /** Ends all connections, also those in use. */
+  async close(): Promise<void> {
+    this.#isClosed = true
+    for (const connection of this.#open) connection.destroy()
+  }
+
+  /** A pooled socket may have been closed by the server a moment ago; then the request is sent once more on a new one. */
+  async #exchange(request: HttpRequest): Promise<Exchange> {
+    for (let pooled = this.#idle.pop(); pooled; pooled = this.#idle.pop()) {
+      if (!pooled.isUsable) continue
+      try {
+        return await this.#send(pooled, request)
+      } catch (error) {
+        if (!(error instanceof StaleConnection)) throw error
+      }
+    }
+    const connection = await Connection.open(this.#options, request.signal)
+    this.#open.add(connection)
+    connection.onClose(() => this.#open.delete(connection))
+    try {
+      return await this.#send(connection, request)
+    } catch (error) {
+      throw error instanceof StaleConnection ? error.reason : error
+    }
+  }
+
+  async #send(connection: Connection, request: HttpRequest): Promise<Exchange> {
+    const exchange = await connection.send(request)
+    const done = exchange.done.then(() => {
+      if (!connection.isUsable || this.#isClosed || this.#idle.length >= idleSockets) connection.destroy()
+      else this.#idle.push(connection)
+    })
+    return { response: exchange.response, done }
+  }
+}
+
+interface Exchange {
+  response: HttpResponse
+  /** The body has ended, one way or another. */
+  done: Promise<void>
+}
+
+/** Nothing of an answer has come: the server may have closed the socket before it saw the request. */
+class StaleConnection extends Error {
+  readonly reason: StowageError
+  constructor(reason: StowageError) {
+    super(reason.message)
+    this.reason = reason
+  }
+}
+
+/** One socket. It does one exchange after another. */
+class Connection {
+  readonly #socket: net.Socket
+  readonly #name: string
+  #exchange: Incoming | undefined
+  #isReusable = true
+
+  private constructor(socket: net.Socket, name: string, timeoutMs: number) {
+    this.#socket = socket
+    this.#name = name
+    socket.setNoDelay(true)
+    socket.setTimeout(timeoutMs)
+    socket.on('timeout', () => {
+      // A socket we have paused ourselves is silent because our reader is slow.
+      if (this.#exchange && !socket.isPaused()) this.#fail('TIMEOUT', `did not answer for ${timeoutMs / 1000} s`)
+    })
+    socket.on('data', (chunk: Buffer) => this.#take(chunk))
+    socket.on('error', (error) =>
+      this.#fail('UNREACHABLE', `broke off (${(error as NodeJS.ErrnoException).code})`, error),
+    )
+    socket.on('close', () => this.#end())
+    socket.on('end', () => this.#end())
+  }
+
+  static async open(options: HttpClientOptions, signal: AbortSignal | undefined): Promise<Connection> {
+    const { host, port, ca, timeoutMs = 60_000, connectTimeoutMs = 10_000 } = options
+    const name = `${host}:${port}`
+    const address = { host: host.replace(/^\[|\]$/g, ''), port }
+    const socket = options.tls
+      ? tls.connect({
+          ...address,
+          ...(net.isIP(address.host) ? {} : { servername: host }),
+          ...(ca ? { ca } : {}),
+          ALPNProtocols: ['http/1.1'],
+        })
+      : net.connect(address)
+    await new Promise<void>((resolve, reject) => {
+      const fail = (error: StowageError) => {
+        socket.destroy()
+        reject(error)
+      }
+      socket.setTimeout(connectTimeoutMs, () =>
+        fail(
+          new StowageError('TIMEOUT', `${name} took longer than ${connectTimeoutMs / 1000} s to accept a connection.`),
+        ),
+      )
+      const abort = () => fail(new StowageError('ABORTED', 'The call was cancelled.'))
+      if (signal?.aborted) abort()
+      signal?.addEventListener('abort', abort, { once: true })
+      socket.once('error', (error: NodeJS.ErrnoException) => {
+        signal?.removeEventListener('abort', abort)
+        fail(
+          new StowageError('UNREACHABLE', `Cannot connect to ${name}: ${error.code ?? error.message}.`, {
+            cause: error,
+          }),
+        )
+      })
+      socket.once(options.tls ? 'secureConnect' : 'connect', () => {
+        signal?.removeEventListener('abort', abort)
+        socket.removeAllListeners('timeout').removeAllListeners('error')
+        resolve()
+      })
+    })
+    return new Connection(socket, name, timeoutMs)
+  }
+
+  get isUsable(): boolean {
+    return this.#isReusable && !this.#socket.destroyed && this.#socket.writable && this.#exchange === undefined
+  }
+
+  onClose(listener: () => void): void {
+    this.#socket.once('close', listener)
+  }
+
+  destroy(): void {
+    this.#socket.destroy()
+  }
+
+  async send({ method, path, headers, body, signal }: HttpRequest): Promise<Exchange> {
+    let head = `${method} ${path} HTTP/1.1\r\n`
+    for (const name in headers) head += `${name}: ${headers[name]}\r\n`
+    if (body || method === 'PUT' || method === 'POST') head += `content-length: ${body?.byteLength ?? 0}\r\n`
+    const incoming = new Incoming(method === 'HEAD', this.#socket)
+    this.#exchange = incoming
+    const abort = () => this.#fail('ABORTED', 'was cut short: the call was cancelled')
+    if (signal?.aborted) abort()
+    signal?.addEventListener('abort', abort, { once: true })
+    const done = incoming.ended.then((isClean) => {
+      signal?.removeEventListener('abort', abort)
+      this.#exchange = undefined
+      // An answer that came before we had sent everything leaves the socket in the middle of a request.
+      if (!isClean || this.#socket.writableLength > 0) this.#isReusable = false
+      if (!this.#isReusable) this.#socket.destroy()
+    })
+    this.#write(`${head}\r\n`, body)
+    return { response: await incoming.head, done }
+  }
+
+  #write(head: string, body: Uint8Array | undefined) {
+    this.#socket.cork()
+    this.#socket.write(head, 'latin1')
+    if (body && body.byteLength > 0) this.#socket.write(body)
+    this.#socket.uncork()
+  }
+
+  #take(chunk: Buffer) {
+    if (!this.#exchange) {
+      // Nobody asked: whatever this is, the socket cannot be trusted any more.
+      this.#isReusable = false
+      this.#socket.destroy()
+      return
+    }
+    try {
+      this.#exchange.take(chunk)
+      if (this.#exchange?.isLast) this.#isReusable = false
+    } catch (error) {
+      this.#fail('UNREACHABLE', `does not speak HTTP as it should (${(error as Error).message})`)
+    }
+  }
+
+  #end() {
+    this.#isReusable = false
+    if (this.#exchange && !this.#exchange.finishAtEnd()) this.#fail('UNREACHABLE', 'hung up in the middle of an answer')
+  }
+
+  #fail(code: 'UNREACHABLE' | 'TIMEOUT' | 'ABORTED', what: string, cause?: unknown) {
+    this.#isReusable = false
+    const reason = new StowageError(code, `The connection to ${this.#name} ${what}.`, { cause })
+    const isStale = code === 'UNREACHABLE' && this.#exchange?.isUntouched
+    this.#exchange?.fail(isStale ? new StaleConnection(reason) : reason)
+    this.#socket.destroy()
+  }
+}
+
+/** An answer as it comes in. */
+class Incoming {
+  readonly #isHead: boolean
+  readonly #socket: net.Socket
+  readonly #head = Promise.withResolvers<HttpResponse>()
+  readonly #ended = Promise.withResolvers<boolean>()
+  #pending: Buffer = Buffer.alloc(0)
+  #framing: 'head' | 'length' | 'chunked' | 'close' | 'done' = 'head'
+  /** Bytes that are still to come of the body, or of the present chunk with the line break after it. */
+  #left = 0
+  #chunks: Buffer[] = []
+  #stream: Readable | undefined
+  #error: Error | undefined
+  isLast = false
+  isUntouched = true
+
+  constructor(isHead: boolean, socket: net.Socket) {
+    this.#isHead = isHead
+    this.#socket = socket
+    this.#head.promise.catch(() => undefined)
+  }
+
+  get head(): Promise<HttpResponse> {
+    return this.#head.promise
+  }
+
+  /** Resolves when nothing more is to come: true when the answer was complete. */
+  get ended(): Promise<boolean> {
+    return this.#ended.promise
+  }
+
+  take(chunk: Buffer): void {
+    this.isUntouched = false
+    if (this.#framing === 'head') this.#takeHead(chunk)
+    else this.#takeBody(chunk)
+  }
+
+  /** The server has closed the connection; true when that is how this answer ends, or when it has ended before. */
+  finishAtEnd(): boolean {
+    if (this.#framing === 'close') this.#finish()
+    return this.#framing === 'done'
+  }
+
+  fail(error: Error): void {
+    if (this.#framing === 'done') return
+    this.#framing = 'done'
+    this.#error = error
+    this.#head.reject(error)
+    this.#stream?.destroy(error)
+    this.#ended.resolve(false)
+  }
+
+  #takeHead(chunk: Buffer) {
+    const bytes = this.#pending.byteLength > 0 ? Buffer.concat([this.#pending, chunk]) : chunk
+    const end = bytes.indexOf('\r\n\r\n')
+    if (end < 0) {
+      if (bytes.byteLength > headerLimit) throw new Error('the header is too long')
+      this.#pending = bytes
+      return
+    }
+    this.#pending = Buffer.alloc(0)
+    const { status, headers } = parseHead(bytes.toString('latin1', 0, end))
+    const rest = bytes.subarray(end + 4)
+    if (status >= 100 && status < 200) {
+      if (rest.byteLength > 0) this.#takeHead(rest)
+      return
+    }
+    this.isLast = headers['connection']?.toLowerCase() === 'close'
+    this.#frame(status, headers)
+    if (rest.byteLength > 0 && this.#framing !== 'done') this.#takeBody(rest)
+    this.#head.resolve({
+      status,
+      headers,
+      stream: () => this.#asStream(),
+      bytes: async (limit) => this.#asBytes(limit),
+    })
+  }
+
+  #frame(status: number, headers: Record<string, string>) {
+    const length = headers['content-length']
+    if (this.#isHead || status === 204 || status === 304) this.#finish()
+    else if (/\bchunked$/i.test(headers['transfer-encoding'] ?? '')) this.#framing = 'chunked'
+    else if (length === undefined) {
+      this.#framing = 'close'
+      this.isLast = true
+    } else {
+      if (!/^\d{1,15}$/.test(length)) throw new Error('Content-Length is not a number')
+      this.#framing = 'length'
+      this.#left = Number(length)
+      if (this.#left === 0) this.#finish()
+    }
+  }
+
+  #takeBody(chunk: Buffer) {
+    if (this.#framing === 'chunked') this.#takeChunked(chunk)
+    else if (this.#framing === 'close') this.#push(chunk)
+    else if (this.#framing === 'length') {
+      if (chunk.byteLength > this.#left) throw new Error('there is more body than announced')
+      this.#left -= chunk.byteLength
+      this.#push(chunk)
+      if (this.#left === 0) this.#finish()
+    }
+  }
+
+  #takeChunked(chunk: Buffer) {
+    let bytes = this.#pending.byteLength > 0 ? Buffer.concat([this.#pending, chunk]) : chunk
+    this.#pending = Buffer.alloc(0)
+    while (bytes.byteLength > 0 && this.#framing === 'chunked') {
+      if (this.#left > 2) {
+        const part = bytes.subarray(0, this.#left - 2)
+        this.#left -= part.byteLength
+        this.#push(part)
+        bytes = bytes.subarray(part.byteLength)
+      } else if (this.#left > 0) {
+        const skipped = Math.min(this.#left, bytes.byteLength)
+        this.#left -= skipped
+        bytes = bytes.subarray(skipped)
+      } else {
+        const end = bytes.indexOf('\r\n')
+        if (end < 0) {
+          if (bytes.byteLength > 1024) throw new Error('the size of a chunk is too long')
+          this.#pending = bytes
+          return
+        }
+        const size = /^([0-9a-f]{1,12})\s*(?:;.*)?$/i.exec(bytes.toString('latin1', 0, end))?.[1]
+        if (size === undefined) throw new Error('the size of a chunk is not a number')
+        if (Number.parseInt(size, 16) === 0) return this.#takeTrailer(bytes)
+        this.#left = Number.parseInt(size, 16) + 2
+        bytes = bytes.subarray(end + 2)
+      }
+    }
+  }
+
+  /** After the last chunk come trailers, which nobody here needs, and an empty line. */
+  #takeTrailer(bytes: Buffer) {
+    if (bytes.indexOf('\r\n\r\n') >= 0) this.#finish()
+    else if (bytes.byteLength > headerLimit) throw new Error('the trailer is too long')
+    else this.#pending = bytes
+  }
+
+  #push(chunk: Buffer) {
+    if (!this.#stream) {
+      this.#chunks.push(chunk)
+      // Nobody reads yet: hold the server back.
+      if (this.#framing !== 'head' && this.#chunks.length > 4) this.#socket.pause()
+    } else if (!this.#stream.push(chunk)) this.#socket.pause()
+  }
+
+  #finish() {
+    this.#framing = 'done'
+    this.#stream?.push(null)
+    this.#socket.resume()
+    this.#ended.resolve(true)
+  }
+
+  #asStream(): Readable {
+    if (this.#stream) return this.#stream
+    const stream = new Readable({
+      highWaterMark: 256 * 1024,
+      read: () => {
+        if (this.#framing !== 'done') this.#socket.resume()
+      },
+      destroy: (error, callback) => {
+        if (this.#framing !== 'done') {
+          this.#framing = 'done'
+          this.#ended.resolve(false)
+        }
+        callback(error)
+      },
+    })
+    this.#stream = stream
+    for (const chunk of this.#chunks) stream.push(chunk)
+    this.#chunks = []
+    if (this.#error) stream.destroy(this.#error)
+    else if (this.#framing === 'done') stream.push(null)
+    return stream
+  }
+
+  async #asBytes(limit = 16 << 20): Promise<Buffer> {
+    if (this.#framing === 'done' && !this.#stream && !this.#error)
+      return this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks)
+    const parts: Buffer[] = []
+    let size = 0
+    for await (const part of this.#asStream() as AsyncIterable<Buffer>) {
+      size += part.byteLength
+      if (size > limit) throw new StowageError('CORRUPT', `The answer is longer than ${limit} bytes.`)
+      parts.push(part)
+    }
+    return Buffer.concat(parts, size)
+  }
+}
+
+function parseHead(text: string): { status: number; headers: Record<string, string> } {
+  const lines = text.split('\r\n')
+  const status = /^HTTP\/1\.[01] (\d{3})(?: |$)/.exec(lines[0] ?? '')?.[1]
+  if (status === undefined) throw new Error('the first line is no status')
+  const headers: Record<string, string> = Object.create(null)
+  for (let i = 1; i < lines.length; i++) {
+    const line = lines[i] ?? ''
+    const colon = line.indexOf(':')
+    if (colon <= 0) throw new Error('a header has no name')
+    const name = line.slice(0, colon).toLowerCase()
+    const value = line.slice(colon + 1).trim()
+    const before = headers[name]
+    headers[name] = before === undefined ? value : `${before}, ${value}`
+  }
+  if (headers['content-length'] !== undefined && headers['transfer-encoding'] !== undefined)
+    delete headers['content-length']
+  return { status: Number(status), headers }
+}

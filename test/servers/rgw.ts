@@ -1,0 +1,74 @@
+/** Starts the S3 server of rgw.sh for a test file, or says why it cannot. */
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import * as path from 'node:path'
+import { s3Driver, type S3Options } from '../../src/drivers/s3/s3.ts'
+import { fixedCredentials } from '../../src/drivers/s3/credentials.ts'
+import { Service } from '../../src/drivers/s3/service.ts'
+import type { Driver } from '../../src/store/driver.ts'
+
+/** A running S3 server and two of its users. */
+export interface TestServer {
+  host: string
+  port: number
+  tlsPort: number
+  ca: string
+  /** Everything a driver needs to reach a bucket. */
+  options(bucket: string, more?: Partial<S3Options>): S3Options
+  /** Makes a bucket and opens it. */
+  bucket(name: string, more?: Partial<S3Options>): Promise<Driver>
+  /** Speaks to a bucket without a driver. */
+  service(bucket: string): Service
+  /** Ends the server if this test file has started it. */
+  stop(): void
+}
+
+const script = path.join(import.meta.dirname, 'rgw.sh')
+
+/** Undefined where the server is not installed; never in CI, where that is a failure. */
+export function startServer(): TestServer | undefined {
+  if (!process.env['CI'] && !isInstalled()) return undefined
+  const found = JSON.parse(execFileSync(script, ['up'], { encoding: 'utf8' })) as TestServer & { started: boolean }
+  const { host, port, tlsPort, started } = found
+  const ca = readFileSync(found.ca, 'utf8')
+  const options = (bucket: string, more: Partial<S3Options> = {}): S3Options => ({
+    host,
+    port,
+    tls: false,
+    bucket,
+    region: 'us-east-1',
+    pathStyle: true,
+    signPayload: false,
+    accessKeyId: 'testkey',
+    secretAccessKey: 'testsecret',
+    ...more,
+  })
+  const service = (bucket: string) =>
+    new Service({ ...options(bucket), credentials: fixedCredentials({ accessKeyId: 'testkey', secretAccessKey: 'testsecret' }) })
+  return {
+    host,
+    port,
+    tlsPort,
+    ca,
+    options,
+    service,
+    bucket: async (name, more) => {
+      const maker = service(name)
+      await (await maker.request({ method: 'PUT' })).bytes()
+      await maker.close()
+      return s3Driver(options(name, more))
+    },
+    stop: () => {
+      if (started) execFileSync(script, ['down'])
+    },
+  }
+}
+
+function isInstalled(): boolean {
+  try {
+    execFileSync('sh', ['-c', 'command -v radosgw ceph-mon ceph-osd ceph-authtool openssl'])
+    return true
+  } catch {
+    return false
+  }
+}
