@@ -1,8 +1,9 @@
 /** What WHERE means on the command line: a storage URL, a store of the configuration, or a local path. */
-import { existsSync, realpathSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import * as path from 'node:path'
 import { StowageError } from '../core/errors.ts'
 import { cleanDirectory, cleanKey } from '../core/keys.ts'
+import { realPath } from '../core/real-path.ts'
 import type { Config } from '../daemon/config.ts'
 import { openStore } from '../drivers/index.ts'
 import { fileDriver } from '../drivers/file.ts'
@@ -100,7 +101,9 @@ export class Places {
   }
 
   async #loaded(): Promise<Config> {
-    this.#config ??= import('../daemon/config.ts').then(async ({ loadConfig }) => loadConfig(this.#configFile))
+    this.#config ??= import('../daemon/config.ts').then(async ({ loadConfig }) =>
+      loadConfig(this.#configFile, undefined, { secrets: false }),
+    )
     return this.#config
   }
 
@@ -110,7 +113,7 @@ export class Places {
       if (!config) throw invalid(`The configuration has no store ${JSON.stringify(name)}.`)
       const { url, publicUrl } = config
       const store = await openStore(url, publicUrl === undefined ? {} : { publicUrl })
-      return 'readOnly' in config && config.readOnly === true ? new Store(readOnly(store.driver)) : store
+      return config.readOnly ? new Store(readOnly(store.driver)) : store
     })
   }
 
@@ -138,17 +141,6 @@ export function splitUrl(url: string): [base: string, key: string] {
 
 function localStore(directory: string): Store {
   return new Store(fileDriver({ directory }))
-}
-
-/** Links are followed on the command line. What does not exist yet has a parent that may. */
-function realPath(file: string): string {
-  const absolute = path.resolve(file)
-  try {
-    return realpathSync(absolute)
-  } catch {
-    const parent = path.dirname(absolute)
-    return parent === absolute ? absolute : path.join(realPath(parent), path.basename(absolute))
-  }
 }
 
 function invalid(message: string, hint?: string): StowageError {

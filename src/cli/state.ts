@@ -11,7 +11,8 @@ export async function ask<T>(
   parameters: object,
   alone: (daemon: Daemon) => Promise<T>,
 ): Promise<{ answer: T; isRunning: boolean }> {
-  const config = await loadConfig(file)
+  // A daemon that runs has its secrets; who asks it need not.
+  const config = await loadConfig(file, undefined, { secrets: false })
   const answer = await askDaemon(`${config.state}.sock`, method, parameters)
   if (answer !== undefined) return { answer: answer as T, isRunning: true }
   await using daemon = await startDaemon({ config, log: silentLog })

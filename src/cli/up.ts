@@ -3,13 +3,14 @@ import { loadConfig } from '../daemon/config.ts'
 import { startDaemon } from '../daemon/daemon.ts'
 import { formatBytes } from '../core/units.ts'
 import type { Context } from './main.ts'
+import { exitCodes } from './output.ts'
 
 /** Runs the daemon in the foreground. SIGTERM finishes what is in hand; the exit status is then 0. */
 export async function run(
   { config: file, output, signal }: Context,
   _: string[],
   options: { verbose?: boolean },
-): Promise<undefined> {
+): Promise<number> {
   const config = await loadConfig(file)
   const log = output.log('info')
   await using daemon = await startDaemon({ config, log })
@@ -31,5 +32,5 @@ export async function run(
   })
   await Promise.race([Promise.all([started, stopped]), stopped])
   log.info('Stopping: what is in hand is finished first.')
-  return undefined
+  return signal.reason === 'SIGINT' ? exitCodes.interrupted : exitCodes.done
 }

@@ -1,8 +1,8 @@
 /** What a schema cannot say about a configuration: names that must exist, URLs that must parse, directories that must not meet. */
-import { realpathSync } from 'node:fs'
 import * as path from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { codeOf } from '../core/errors.ts'
+import { realPath } from '../core/real-path.ts'
 import { parseStorageUrl } from '../core/storage-url.ts'
 import { ignoreMatcher } from '../conveyor/ignore.ts'
 
@@ -41,16 +41,6 @@ export function absoluteUrl(url: string, directory: string): string {
   const [place = '', query] = url.slice('file:'.length).split('?')
   const absolute = pathToFileURL(path.resolve(directory, decodeURIComponent(place))).href
   return query === undefined ? absolute : `${absolute}?${query}`
-}
-
-/** Without symbolic links, as far as it exists. */
-export function realPath(file: string): string {
-  try {
-    return realpathSync(file)
-  } catch {
-    const parent = path.dirname(file)
-    return parent === file ? file : path.join(realPath(parent), path.basename(file))
-  }
 }
 
 /** The label of a rule that has none is made of its place. */

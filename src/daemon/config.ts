@@ -3,10 +3,11 @@ import { existsSync } from 'node:fs'
 import * as path from 'node:path'
 import { z } from 'zod'
 import { StowageError } from '../core/errors.ts'
+import { realPath } from '../core/real-path.ts'
 import { parseDuration, parseSize } from '../core/units.ts'
 import type { ProcessorSpec } from '../conveyor/processors/index.ts'
 import type { Rule } from '../conveyor/rules.ts'
-import { absoluteUrl, crossCheck, labelOf, realPath, suggest } from './config-check.ts'
+import { absoluteUrl, crossCheck, labelOf, suggest } from './config-check.ts'
 import { readConfigFile } from './config-file.ts'
 
 const duration = (meaning: string) => measured(parseDuration, `${meaning} A duration: 500ms, 10s, 10m, 2h, 3d or 5w.`)
