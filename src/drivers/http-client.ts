@@ -106,7 +106,10 @@ export class HttpClient {
     const exchange = await connection.send(request)
     const done = exchange.done.then(() => {
       if (!connection.isUsable || this.#isClosed || this.#idle.length >= idleSockets) connection.destroy()
-      else this.#idle.push(connection)
+      else {
+        connection.rest()
+        this.#idle.push(connection)
+      }
     })
     return { response: exchange.response, done }
   }
@@ -140,8 +143,9 @@ class Connection {
     socket.setNoDelay(true)
     socket.setTimeout(timeoutMs)
     socket.on('timeout', () => {
+      if (!this.#exchange) socket.destroy()
       // A socket we have paused ourselves is silent because our reader is slow.
-      if (this.#exchange && !socket.isPaused()) this.#fail('TIMEOUT', `did not answer for ${timeoutMs / 1000} s`)
+      else if (!socket.isPaused()) this.#fail('TIMEOUT', `did not answer for ${timeoutMs / 1000} s`)
     })
     socket.on('data', (chunk: Buffer) => this.#take(chunk))
     socket.on('error', (error) =>
@@ -154,11 +158,11 @@ class Connection {
   static async open(options: HttpClientOptions, signal: AbortSignal | undefined): Promise<Connection> {
     const { host, port, ca, timeoutMs = 60_000, connectTimeoutMs = 10_000 } = options
     const name = `${host}:${port}`
-    const address = { host: host.replace(/^\[|\]$/g, ''), port }
+    const address = { host: addressOf(host), port }
     const socket = options.tls
       ? tls.connect({
           ...address,
-          ...(net.isIP(address.host) ? {} : { servername: host }),
+          ...(net.isIP(host) ? {} : { servername: host }),
           ...(ca ? { ca } : {}),
           ALPNProtocols: ['http/1.1'],
         })
@@ -197,6 +201,11 @@ class Connection {
     return this.#isReusable && !this.#socket.destroyed && this.#socket.writable && this.#exchange === undefined
   }
 
+  /** While nobody uses it, an open socket does not keep the process alive. */
+  rest(): void {
+    this.#socket.unref()
+  }
+
   onClose(listener: () => void): void {
     this.#socket.once('close', listener)
   }
@@ -209,6 +218,7 @@ class Connection {
     let head = `${method} ${path} HTTP/1.1\r\n`
     for (const name in headers) head += `${name}: ${headers[name]}\r\n`
     if (body || method === 'PUT' || method === 'POST') head += `content-length: ${body?.byteLength ?? 0}\r\n`
+    this.#socket.ref()
     const incoming = new Incoming(method === 'HEAD', this.#socket)
     this.#exchange = incoming
     const abort = () => this.#fail('ABORTED', 'was cut short: the call was cancelled')
@@ -451,6 +461,11 @@ class Incoming {
     }
     return Buffer.concat(parts, size)
   }
+}
+
+/** Names below localhost are this machine (RFC 6761), which not every resolver knows. */
+function addressOf(host: string): string {
+  return host === 'localhost' || host.endsWith('.localhost') ? '127.0.0.1' : host.replace(/^\[|\]$/g, '')
 }
 
 function parseHead(text: string): { status: number; headers: Record<string, string> } {

@@ -1,5 +1,6 @@
 /** Starts the S3 server of rgw.sh for a test file, or says why it cannot. */
 import { execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import * as path from 'node:path'
 import { s3Driver, type S3Options } from '../../src/drivers/s3/s3.ts'
@@ -13,6 +14,8 @@ export interface TestServer {
   port: number
   tlsPort: number
   ca: string
+  /** The name of a bucket of this run: the server may have been running before. */
+  named(bucket: string): string
   /** Everything a driver needs to reach a bucket. */
   options(bucket: string, more?: Partial<S3Options>): S3Options
   /** Makes a bucket and opens it. */
@@ -31,11 +34,13 @@ export function startServer(): TestServer | undefined {
   const found = JSON.parse(execFileSync(script, ['up'], { encoding: 'utf8' })) as TestServer & { started: boolean }
   const { host, port, tlsPort, started } = found
   const ca = readFileSync(found.ca, 'utf8')
+  const run = randomBytes(4).toString('hex')
+  const named = (bucket: string) => `${bucket}-${run}`
   const options = (bucket: string, more: Partial<S3Options> = {}): S3Options => ({
     host,
     port,
     tls: false,
-    bucket,
+    bucket: named(bucket),
     region: 'us-east-1',
     pathStyle: true,
     signPayload: false,
@@ -44,12 +49,16 @@ export function startServer(): TestServer | undefined {
     ...more,
   })
   const service = (bucket: string) =>
-    new Service({ ...options(bucket), credentials: fixedCredentials({ accessKeyId: 'testkey', secretAccessKey: 'testsecret' }) })
+    new Service({
+      ...options(bucket),
+      credentials: fixedCredentials({ accessKeyId: 'testkey', secretAccessKey: 'testsecret' }),
+    })
   return {
     host,
     port,
     tlsPort,
     ca,
+    named,
     options,
     service,
     bucket: async (name, more) => {

@@ -279,12 +279,10 @@ class S3Driver implements Driver {
   }
 
   async #refuseExisting(key: string, options: CallOptions) {
-    const found = await this.stat(key, withSignal(options.signal)).catch(
-      (error: unknown) => {
-        if (codeOf(error) === 'NOT_FOUND') return undefined
-        throw error
-      },
-    )
+    const found = await this.stat(key, withSignal(options.signal)).catch((error: unknown) => {
+      if (codeOf(error) === 'NOT_FOUND') return undefined
+      throw error
+    })
     if (found) throw new StowageError('EXISTS', `The file ${key} is already in ${this.location}.`)
   }
 

@@ -223,7 +223,7 @@ const hints: Partial<Record<string, string>> = {
 }
 
 /** The failure in our words. S3's message may repeat what was sent but never a secret: secrets are not sent. */
-export function explain(
+function explain(
   refusal: Refusal,
   response: HttpResponse,
   request: ServiceRequest,
