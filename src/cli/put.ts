@@ -2,6 +2,7 @@
 import { createReadStream } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
+import { addAbortSignal } from 'node:stream'
 import { lookup } from 'mrmime'
 import { StowageError } from '../core/errors.ts'
 import { formatBytes } from '../core/units.ts'
@@ -14,7 +15,11 @@ export async function run({ config, output, signal }: Context, [file = '', where
   const isInput = file === '-'
   const { store, key } = await places.file(where, isInput ? undefined : path.basename(file))
   const size = isInput ? undefined : await sizeOf(file)
-  const content = isInput ? process.stdin : createReadStream(file, { highWaterMark: 256 * 1024 })
+  // Stopping must not wait for whoever feeds us.
+  const content = addAbortSignal(
+    signal,
+    isInput ? process.stdin : createReadStream(file, { highWaterMark: 256 * 1024 }),
+  )
   const contentType = store.driver.supports.contentType ? lookup(key) : undefined
   const info = await store.put(key, content, {
     signal,
