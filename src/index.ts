@@ -8,7 +8,14 @@ export { retry, type RetryOptions } from './core/retry.ts'
 export { formatBytes, parseDuration, parseSize } from './core/units.ts'
 export type * from './store/driver.ts'
 export { locations, PartialFailure, type Locations, type Outcome, type Which } from './store/locations.ts'
-export { Store, type Key, type StoreOptions } from './store/store.ts'
+export {
+  Store,
+  type Key,
+  type StoreOptions,
+  type UploadManyOptions,
+  type UploadOutcome,
+  type UploadProgress,
+} from './store/store.ts'
 export { createWorkbench, sweepWorkbenches, type Workbench } from './store/workbench.ts'
 export { faulty, type FaultMoment, type FaultOptions } from './store/wrappers/faults.ts'
 export { limited } from './store/wrappers/limit.ts'

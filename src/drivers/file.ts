@@ -2,17 +2,37 @@
  * Files below a directory of this machine. Writes go to a temporary name, are synced, and are renamed into place, so a
  * crash leaves the old file or the new one. No key leaves the root, nor through a symbolic link planted below it.
  */
-import { constants, linkSync, renameSync, unlinkSync, type BigIntStats } from 'node:fs'
+import * as sync from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
-import { StowageError, type ErrorCode } from '../core/errors.ts'
+import { diskError } from '../core/disk-error.ts'
+import { StowageError } from '../core/errors.ts'
 import { compareKeys, maxKeyBytes } from '../core/keys.ts'
 import { isOwnerAlive, owner } from '../core/owner.ts'
-import type { Body, Driver, Entry, FileInfo, ListOptions, ReadOptions, WriteOptions } from '../store/driver.ts'
+import type {
+  Body,
+  CallOptions,
+  Driver,
+  Entry,
+  FileInfo,
+  ListOptions,
+  ReadOptions,
+  WriteOptions,
+} from '../store/driver.ts'
 import { checkSize, throwIfAborted } from '../store/driving.ts'
+import { Publisher } from './file-publisher.ts'
 
 /** The directory below the root where files are while they are written. Not a key, never listed. */
 const temporaryDirectory = '.stowage-tmp'
+
+/**
+ * Up to this size a file is written by calls that do not leave the thread: they only fill the page cache, and going to
+ * the thread pool and back costs several times as much. The wait for the disk is always elsewhere.
+ */
+const smallBytes = 128 * 1024
+
+/** Neither follows a link nor waits for the other end of a pipe. */
+const readFlags = sync.constants.O_RDONLY | sync.constants.O_NOFOLLOW | sync.constants.O_NONBLOCK
 
 /** Settings of the file driver. */
 export interface FileOptions {
@@ -45,8 +65,8 @@ class FileDriver implements Driver {
   readonly #root: string
   readonly #fsync: boolean
   readonly #publisher: Publisher
-  #count = 0
   #swept: Promise<void> | undefined
+  #isClosed = false
 
   constructor(root: string, fsync: boolean) {
     this.#root = root
@@ -56,7 +76,7 @@ class FileDriver implements Driver {
   }
 
   async read(key: string, options: ReadOptions = {}) {
-    throwIfAborted(options.signal)
+    this.#check(options)
     const handle = await this.#open(key)
     try {
       const stats = await handle.stat({ bigint: true })
@@ -76,51 +96,70 @@ class FileDriver implements Driver {
   }
 
   async write(key: string, body: Body, options: WriteOptions = {}) {
-    return this.#store(key, options, async (handle) => {
-      let size = 0
-      for await (const chunk of body) {
-        throwIfAborted(options.signal)
-        size += chunk.byteLength
-        await handle.writeFile(chunk)
+    return this.#store(key, options, async (temporary) => {
+      const handle = await openTemporary(temporary)
+      try {
+        let size = 0
+        for await (const chunk of ownErrors(body)) {
+          throwIfAborted(options.signal)
+          size += chunk.byteLength
+          await handle.writeFile(chunk)
+        }
+        checkSize(key, size, options.size)
+        if (options.modified) await handle.utimes(options.modified, options.modified)
+        if (this.#fsync) await handle.datasync()
+        return await handle.stat({ bigint: true })
+      } finally {
+        await handle.close()
       }
-      return size
     })
   }
 
   async writeBytes(key: string, bytes: Uint8Array, options: WriteOptions = {}) {
-    return this.#store(key, options, async (handle) => {
-      await handle.writeFile(bytes)
-      return bytes.byteLength
+    if (bytes.byteLength > smallBytes) return this.write(key, once(bytes), options)
+    return this.#store(key, options, async (temporary) => {
+      checkSize(key, bytes.byteLength, options.size)
+      const descriptor = openTemporarySync(temporary)
+      try {
+        sync.writeFileSync(descriptor, bytes)
+        if (options.modified) sync.futimesSync(descriptor, options.modified, options.modified)
+        if (this.#fsync) await dataSync(descriptor)
+        return sync.fstatSync(descriptor, { bigint: true })
+      } finally {
+        sync.closeSync(descriptor)
+      }
     })
   }
 
-  async stat(key: string, options: ReadOptions = {}) {
-    throwIfAborted(options.signal)
+  async stat(key: string, options: CallOptions = {}) {
+    this.#check(options)
     const stats = await this.#lstat(key)
     if (!stats.isFile()) throw this.#absent(key)
     return infoOf(key, stats)
   }
 
   async *list(directory: string, options: ListOptions = {}): AsyncGenerator<Entry> {
+    this.#check(options)
     await this.#checkParents(directory === '' ? '' : `${directory}/x`, 'list')
     yield* this.#walk(directory, options)
   }
 
-  async delete(key: string, options: ReadOptions = {}) {
-    throwIfAborted(options.signal)
+  async delete(key: string, options: CallOptions = {}) {
+    this.#check(options)
     try {
-      await this.#checkParents(key, 'delete')
-      await fs.unlink(this.localPath(key))
-      if (this.#fsync) await syncDirectory(path.dirname(this.localPath(key)))
+      this.#checkParentsSync(key, 'delete')
+      await this.#publisher.remove(this.localPath(key))
       await this.#removeEmptyParents(key)
     } catch (error) {
-      const { code } = this.#explain(error, 'delete', key)
-      if (code !== 'NOT_FOUND' && (error as NodeJS.ErrnoException).code !== 'EISDIR')
-        throw this.#explain(error, 'delete', key)
+      const explained = this.#explain(error, 'delete', key)
+      // Absent is success, and a directory is no file.
+      if (explained.code !== 'NOT_FOUND' && errnoOf(error) !== 'EISDIR') throw explained
     }
   }
 
   async close() {
+    if (this.#isClosed) return
+    this.#isClosed = true
     const temporary = path.join(this.#root, temporaryDirectory)
     await sweep(temporary)
     // It is empty only when nobody else is writing here.
@@ -131,29 +170,25 @@ class FileDriver implements Driver {
     return path.join(this.#root, key)
   }
 
-  /** Opens a temporary file, lets `fill` write it, and puts it under its key. Nothing remains of a failure. */
-  async #store(key: string, options: WriteOptions, fill: (handle: fs.FileHandle) => Promise<number>) {
-    throwIfAborted(options.signal)
+  #check({ signal }: CallOptions) {
+    if (this.#isClosed) throw new StowageError('CLOSED', `${this.location} was closed.`)
+    throwIfAborted(signal)
+  }
+
+  /** Lets `fill` write a temporary file, and puts that under its key. Nothing remains of a failure. */
+  async #store(key: string, options: WriteOptions, fill: (temporary: string) => Promise<sync.BigIntStats>) {
+    this.#check(options)
     this.#refuseOwnName(key)
     if (options.ifMatch !== undefined)
       throw new StowageError('UNSUPPORTED', `${this.location} cannot replace only a certain version of ${key}.`)
-    const temporary = path.join(this.#root, temporaryDirectory, `${owner}-${this.#count++}`)
+    const temporary = path.join(this.#root, temporaryDirectory, `${owner}-${writes++}`)
     try {
-      await this.#checkParents(key, 'write')
-      this.#swept ??= sweep(path.dirname(temporary))
-      await this.#swept
-      const handle = await openInside(temporary)
-      try {
-        const size = await fill(handle)
-        checkSize(key, size, options.size)
-        if (options.modified) await handle.utimes(options.modified, options.modified)
-        if (this.#fsync) await handle.datasync()
-      } finally {
-        await handle.close()
-      }
+      this.#checkParentsSync(key, 'write')
+      await (this.#swept ??= sweep(path.dirname(temporary)))
+      const stats = await fill(temporary)
       throwIfAborted(options.signal)
       await this.#publisher.publish(temporary, this.localPath(key), options.ifAbsent ?? false)
-      return infoOf(key, await fs.lstat(this.localPath(key), { bigint: true }))
+      return infoOf(key, stats)
     } catch (error) {
       await fs.rm(temporary, { force: true })
       throw this.#explain(error, 'write', key)
@@ -163,13 +198,13 @@ class FileDriver implements Driver {
   async #open(key: string): Promise<fs.FileHandle> {
     try {
       await this.#checkParents(key, 'read')
-      return await fs.open(this.localPath(key), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+      return await fs.open(this.localPath(key), readFlags)
     } catch (error) {
       throw this.#explain(error, 'read', key)
     }
   }
 
-  async #lstat(key: string): Promise<BigIntStats> {
+  async #lstat(key: string): Promise<sync.BigIntStats> {
     try {
       await this.#checkParents(key, 'stat')
       return await fs.lstat(this.localPath(key), { bigint: true })
@@ -179,19 +214,39 @@ class FileDriver implements Driver {
   }
 
   /** Refuses keys whose directories pass through a symbolic link. */
-  async #checkParents(key: string, verb: string) {
+  async #checkParents(key: string, verb: Verb) {
     this.#refuseOwnName(key)
-    let directory = this.#root
-    for (const part of key.split('/').slice(0, -1)) {
-      directory = path.join(directory, part)
-      const stats = await fs.lstat(directory).catch((error: NodeJS.ErrnoException) => {
-        if (error.code === 'ENOENT') return undefined
+    for (const directory of this.#parentsOf(key)) {
+      const stats = await fs.lstat(directory).catch((error: unknown) => {
+        if (errnoOf(error) === 'ENOENT') return undefined
         throw this.#explain(error, verb, key)
       })
       if (!stats) return
-      if (stats.isSymbolicLink())
-        throw new StowageError('DENIED', `Cannot ${verb} ${key} in ${this.location}: ${directory} is a symbolic link.`)
+      this.#checkParent(stats, directory, verb, key)
     }
+  }
+
+  /** The same for changes. It is made just before the change, without a pause in between in which a link could be planted. */
+  #checkParentsSync(key: string, verb: Verb) {
+    this.#refuseOwnName(key)
+    for (const directory of this.#parentsOf(key)) {
+      const stats = sync.lstatSync(directory, { throwIfNoEntry: false })
+      if (!stats) return
+      this.#checkParent(stats, directory, verb, key)
+    }
+  }
+
+  #checkParent(stats: sync.Stats, directory: string, verb: Verb, key: string) {
+    if (stats.isSymbolicLink())
+      throw new StowageError('DENIED', `Cannot ${verb} ${key} in ${this.location}: ${directory} is a symbolic link.`)
+    if (stats.isDirectory()) return
+    if (verb !== 'write') throw this.#absent(key)
+    throw new StowageError('CONFLICT', `Cannot write ${key} in ${this.location}: ${directory} is not a directory.`)
+  }
+
+  *#parentsOf(key: string) {
+    for (let slash = key.indexOf('/'); slash > 0; slash = key.indexOf('/', slash + 1))
+      yield path.join(this.#root, key.slice(0, slash))
   }
 
   #refuseOwnName(key: string) {
@@ -243,63 +298,74 @@ class FileDriver implements Driver {
     return new StowageError('NOT_FOUND', `There is no file ${key} in ${this.location}.`)
   }
 
-  #explain(error: unknown, verb: string, key: string): StowageError {
+  #explain(error: unknown, verb: Verb, key: string): StowageError {
     if (error instanceof StowageError) return error
-    const errno = (error as NodeJS.ErrnoException).code ?? ''
-    const code = codes[errno]
-    if (code === 'NOT_FOUND' && verb !== 'write') return this.#absent(key)
-    if (!code && !errno) throw error // the body's own failure comes through as it is
-    const reason = reasons[errno] ?? errno
-    return new StowageError(code ?? 'UNKNOWN', `Cannot ${verb} ${key} in ${this.location}: ${reason}.`, {
-      cause: error,
-    })
+    if (error instanceof BodyError) throw error.cause // comes through as it is
+    const errno = errnoOf(error)
+    if (verb !== 'write' && (errno === 'ENOENT' || errno === 'ENOTDIR')) return this.#absent(key)
+    const explained = diskError(error, `Cannot ${verb} ${key} in ${this.location}`)
+    if (!explained) throw error
+    return explained
   }
 }
 
-const codes: Record<string, ErrorCode> = {
-  ENOENT: 'NOT_FOUND',
-  ENOTDIR: 'NOT_FOUND',
-  EISDIR: 'CONFLICT',
-  EEXIST: 'EXISTS',
-  ENOTEMPTY: 'CONFLICT',
-  ELOOP: 'DENIED',
-  EACCES: 'DENIED',
-  EPERM: 'DENIED',
-  EROFS: 'READ_ONLY',
-  ENOSPC: 'NO_SPACE',
-  EDQUOT: 'NO_SPACE',
-  EMFILE: 'BUSY',
-  ENAMETOOLONG: 'INVALID_KEY',
-  ABORT_ERR: 'ABORTED',
+type Verb = 'read' | 'write' | 'stat' | 'list' | 'delete'
+
+/** Tells the temporary files of this process apart, of all its drivers. */
+let writes = 0
+
+/** A failure of the body, which is not one of the disk even if it looks like one. */
+class BodyError extends Error {}
+
+async function* ownErrors(body: Body): AsyncGenerator<Uint8Array> {
+  try {
+    yield* body
+  } catch (cause) {
+    throw new BodyError('', { cause })
+  }
 }
 
-const reasons: Record<string, string> = {
-  EACCES: 'permission denied. Check the owner and mode of the directory',
-  EPERM: 'permission denied. Check the owner and mode of the directory',
-  ENOSPC: 'the disk is full',
-  EDQUOT: 'the quota is used up',
-  EROFS: 'the file system is read-only',
-  EEXIST: 'there is such a file already',
-  EISDIR: 'there is a directory of that name',
-  ELOOP: 'it is a symbolic link',
-  ENAMETOOLONG: 'the name is longer than this file system takes',
-  EMFILE: 'too many files are open',
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes
+}
+
+function errnoOf(error: unknown): string | undefined {
+  return (error as NodeJS.ErrnoException | undefined)?.code
 }
 
 function sortName({ key, isDirectory }: { key: string; isDirectory: boolean }): string {
   return isDirectory ? `${key}/` : key
 }
 
-async function openInside(temporary: string): Promise<fs.FileHandle> {
+async function openTemporary(temporary: string): Promise<fs.FileHandle> {
   try {
     return await fs.open(temporary, 'wx', 0o666)
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    if (code === 'EEXIST') await fs.unlink(temporary)
-    else if (code === 'ENOENT') await fs.mkdir(path.dirname(temporary), { recursive: true })
-    else throw error
+    makeRoomFor(temporary, error)
     return fs.open(temporary, 'wx', 0o666)
   }
+}
+
+function openTemporarySync(temporary: string): number {
+  try {
+    return sync.openSync(temporary, 'wx', 0o666)
+  } catch (error) {
+    makeRoomFor(temporary, error)
+    return sync.openSync(temporary, 'wx', 0o666)
+  }
+}
+
+function makeRoomFor(temporary: string, error: unknown) {
+  const errno = errnoOf(error)
+  if (errno === 'EEXIST') sync.unlinkSync(temporary)
+  else if (errno === 'ENOENT') sync.mkdirSync(path.dirname(temporary), { recursive: true })
+  else throw error
+}
+
+async function dataSync(descriptor: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    sync.fdatasync(descriptor, (error) => (error ? reject(error) : resolve()))
+  })
 }
 
 /** What processes that died while writing have left. */
@@ -309,95 +375,7 @@ async function sweep(directory: string) {
   await Promise.allSettled(left.map(async (name) => fs.rm(path.join(directory, name), { force: true })))
 }
 
-interface Finished {
-  temporary: string
-  target: string
-  ifAbsent: boolean
-  resolve: () => void
-  reject: (error: unknown) => void
-}
-
-/**
- * Gives finished files their names. Those that wait together are renamed together, and each directory is then synced
- * once for all of them: on a journalling file system the first sync carries the others.
- */
-class Publisher {
-  readonly #fsync: boolean
-  #waiting: Finished[] = []
-  #isRunning = false
-
-  constructor(fsync: boolean) {
-    this.#fsync = fsync
-  }
-
-  /** Resolves when the file has its name, durably. */
-  async publish(temporary: string, target: string, ifAbsent: boolean): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#waiting.push({ temporary, target, ifAbsent, resolve, reject })
-      if (!this.#isRunning) void this.#run()
-    })
-  }
-
-  async #run() {
-    this.#isRunning = true
-    await new Promise((resolve) => setImmediate(resolve))
-    while (this.#waiting.length > 0) {
-      const group = this.#waiting
-      this.#waiting = []
-      await this.#publishGroup(group)
-    }
-    this.#isRunning = false
-  }
-
-  async #publishGroup(group: Finished[]) {
-    const results = await Promise.allSettled(group.map(async (file) => this.#rename(file)))
-    const directories = new Set(group.map(({ target }) => path.dirname(target)))
-    try {
-      if (this.#fsync) await Promise.all([...directories].map(syncDirectory))
-    } catch (error) {
-      for (const { reject } of group) reject(error)
-    }
-    for (const [index, { resolve, reject }] of group.entries()) {
-      const result = results[index]
-      if (result?.status === 'rejected') reject(result.reason)
-      else resolve()
-    }
-  }
-
-  /** The parent may be removed by a delete next to us, so it is made anew if need be. */
-  async #rename({ temporary, target, ifAbsent }: Finished) {
-    for (let attempt = 1; ; attempt++)
-      try {
-        if (!ifAbsent) return renameSync(temporary, target)
-        linkSync(temporary, target)
-        return unlinkSync(temporary)
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt > 10) throw error
-        await this.#makeDirectory(path.dirname(target))
-      }
-  }
-
-  /** Makes a directory with its parents; each new one is on disk only when the one above it is synced. */
-  async #makeDirectory(directory: string) {
-    const first = await fs.mkdir(directory, { recursive: true })
-    if (first === undefined || !this.#fsync) return
-    for (let made = directory; made.length >= first.length; made = path.dirname(made))
-      await syncDirectory(path.dirname(made))
-  }
-}
-
-/** A rename is on disk only when its directory is. */
-async function syncDirectory(directory: string) {
-  const handle = await fs.open(directory, 'r').catch(() => undefined)
-  if (!handle) return
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-}
-
-function infoOf(key: string, stats: BigIntStats): FileInfo {
+function infoOf(key: string, stats: sync.BigIntStats): FileInfo {
   return {
     key,
     size: Number(stats.size),

@@ -4,19 +4,25 @@ import { Readable } from 'node:stream'
 import { collect } from '../core/bytes.ts'
 import { StowageError } from '../core/errors.ts'
 import { compareKeys, maxKeyBytes } from '../core/keys.ts'
-import type { Driver, FileInfo, WriteOptions } from '../store/driver.ts'
+import type { CallOptions, Driver, FileInfo, WriteOptions } from '../store/driver.ts'
 import { checkSize, entriesBelow, throwIfAborted } from '../store/driving.ts'
 
 /** Opens an empty memory store. It lives as long as the driver does. */
 export function memoryDriver(): Driver {
   const files = new Map<string, { info: FileInfo; bytes: Buffer }>()
-  const get = (key: string) => {
+  let isClosed = false
+  const check = ({ signal }: CallOptions) => {
+    if (isClosed) throw new StowageError('CLOSED', 'This memory: store was closed.')
+    throwIfAborted(signal)
+  }
+  const get = (key: string, options: CallOptions) => {
+    check(options)
     const file = files.get(key)
     if (!file) throw new StowageError('NOT_FOUND', `There is no file ${key} in memory:.`)
     return file
   }
   const put = (key: string, bytes: Buffer, options: WriteOptions) => {
-    throwIfAborted(options.signal)
+    check(options)
     checkSize(key, bytes.byteLength, options.size)
     const old = files.get(key)
     if (options.ifAbsent && old) throw new StowageError('EXISTS', `The file ${key} is already in memory:.`)
@@ -42,38 +48,38 @@ export function memoryDriver(): Driver {
       maxPartBytes: maxKeyBytes,
     },
     async read(key, options = {}) {
-      throwIfAborted(options.signal)
-      const { info, bytes } = get(key)
+      const { info, bytes } = get(key, options)
       const { start = 0, end = bytes.byteLength } = options.range ?? {}
       return { info, body: Readable.from(slices(bytes.subarray(start, end)), { objectMode: false }) }
     },
     async write(key, body, options = {}) {
-      throwIfAborted(options.signal)
+      check(options)
       return put(key, Buffer.from(await collect(body)), options)
     },
     async writeBytes(key, bytes, options = {}) {
       return put(key, Buffer.from(bytes), options)
     },
     async stat(key, options = {}) {
-      throwIfAborted(options.signal)
-      return get(key).info
+      return get(key, options).info
     },
     async *list(directory, options = {}) {
+      check(options)
       const infos = [...files.values()].map((file) => file.info).sort((a, b) => compareKeys(a.key, b.key))
       for (const entry of entriesBelow(infos, directory, options)) {
-        throwIfAborted(options.signal)
+        check(options)
         yield entry
       }
     },
     async delete(key, options = {}) {
-      throwIfAborted(options.signal)
+      check(options)
       files.delete(key)
     },
     async copy(from, to, options = {}) {
-      const { info, bytes } = get(from)
+      const { info, bytes } = get(from, options)
       return put(to, bytes, { ...options, contentType: info.contentType, metadata: info.metadata })
     },
     async close() {
+      isClosed = true
       files.clear()
     },
   }

@@ -94,6 +94,11 @@ export function locations(places: readonly Driver[], options: { log?: Log } = {}
   return joined
 }
 
+/** Is this driver one of several locations? */
+export function isLocations(driver: Driver): driver is Locations {
+  return 'places' in driver && 'at' in driver
+}
+
 async function askInOrder<T>(
   places: readonly Driver[],
   key: string,

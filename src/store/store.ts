@@ -1,11 +1,14 @@
 /** What everybody holds: one API over every kind of place. Checks keys and ranges once and fills in what a driver lacks. */
-import { createWriteStream, createReadStream } from 'node:fs'
+import { randomUUID } from 'node:crypto'
+import { createReadStream, createWriteStream, type Stats } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { collect, toBody, type Content } from '../core/bytes.ts'
+import { diskError } from '../core/disk-error.ts'
 import { isNotFound, StowageError } from '../core/errors.ts'
 import { cleanDirectory, cleanKey } from '../core/keys.ts'
+import { Limit } from '../core/limit.ts'
 import type {
   CallOptions,
   Driver,
@@ -14,8 +17,11 @@ import type {
   ListOptions,
   OpenFile,
   ReadOptions,
+  Supports,
   WriteOptions,
 } from './driver.ts'
+import { throwIfAborted } from './driving.ts'
+import { isLocations, type Which } from './locations.ts'
 
 /** A key as callers may give it. */
 export type Key = string | readonly string[]
@@ -25,6 +31,40 @@ export interface StoreOptions {
   /** Public address below which the files are served; keys are appended to it, percent-encoded. */
   publicUrl?: string
 }
+
+/** What became of one file of many. */
+export interface UploadOutcome {
+  file: string
+  key: Key
+  /** What was stored; absent when that failed. */
+  info?: FileInfo
+  /** Why it was not stored. */
+  error?: unknown
+}
+
+/** How far uploading many files has come. */
+export interface UploadProgress {
+  filesDone: number
+  filesTotal: number
+  /** Of the files that were stored. */
+  bytesDone: number
+  /** The file that was done last. */
+  outcome: UploadOutcome
+}
+
+/** Settings of {@link Store.uploadMany}. */
+export interface UploadManyOptions extends CallOptions {
+  /** How many at once. Default 16. */
+  concurrency?: number
+  /** Called after each file. */
+  onProgress?: (progress: UploadProgress) => void
+}
+
+/** Files up to this size are read whole before they are sent, so that a failed sending can be repeated. */
+const smallBytes = 128 * 1024
+
+/** How many calls at once where one call stands for many. */
+const defaultConcurrency = 16
 
 /** A named place to keep files. Every method takes a `signal`, and rejects with {@link StowageError} alone. */
 export class Store {
@@ -41,6 +81,17 @@ export class Store {
     return this.driver.location
   }
 
+  /** What the place can do. */
+  get supports(): Supports {
+    return this.driver.supports
+  }
+
+  /** One location of the store, as a store: the nearest, the farthest, or all. Close the whole store, not its parts. */
+  at(which: Which): Store {
+    if (!isLocations(this.driver)) return this
+    return new Store(this.driver.at(which), this.#publicUrl === undefined ? {} : { publicUrl: this.#publicUrl })
+  }
+
   /** All bytes of a file. Rejects with NOT_FOUND. Stream large files with {@link open}. */
   async get(key: Key, options?: ReadOptions): Promise<Buffer> {
     return collect((await this.open(key, options)).body)
@@ -54,7 +105,7 @@ export class Store {
 
   /** Stores content under a key, replacing what is there unless `ifAbsent` is given. */
   async put(key: Key, content: Content, options: WriteOptions = {}): Promise<FileInfo> {
-    const clean = cleanKey(key)
+    const clean = this.#target(key)
     const bytes = typeof content === 'string' ? Buffer.from(content) : content
     if (bytes instanceof Uint8Array) {
       const sized = { ...options, size: options.size ?? bytes.byteLength }
@@ -93,18 +144,34 @@ export class Store {
     return this.driver.delete(cleanKey(key), options)
   }
 
+  /** Deletes many files; absent ones are success. Tries all, then rejects with the first failure. */
+  async deleteMany(keys: readonly Key[], options: CallOptions = {}): Promise<void> {
+    const clean = keys.map((key) => cleanKey(key))
+    if (this.driver.deleteMany) return this.driver.deleteMany(clean, options)
+    const limit = new Limit(defaultConcurrency)
+    const results = await Promise.allSettled(
+      clean.map(async (key) => limit.run(async () => this.driver.delete(key, options), options.signal)),
+    )
+    const failure = results.find((result) => result.status === 'rejected')
+    if (failure) throw failure.reason
+  }
+
   /** Copies a file within the store. */
   async copy(from: Key, to: Key, options: CallOptions & { ifAbsent?: boolean } = {}): Promise<FileInfo> {
-    const [source, target] = [cleanKey(from), cleanKey(to)]
+    const [source, target] = [cleanKey(from), this.#target(to)]
     if (this.driver.copy) return this.driver.copy(source, target, options)
     const { info, body } = await this.driver.read(source, options)
     const { contentType, metadata, size } = info
-    return this.driver.write(target, body, { ...options, contentType, metadata, size })
+    try {
+      return await this.driver.write(target, body, { ...options, contentType, metadata, size })
+    } finally {
+      body.destroy()
+    }
   }
 
   /** Renames a file within the store: in one step where the place can, otherwise the original goes after its copy is stored. */
   async move(from: Key, to: Key, options: CallOptions & { ifAbsent?: boolean } = {}): Promise<FileInfo> {
-    const [source, target] = [cleanKey(from), cleanKey(to)]
+    const [source, target] = [cleanKey(from), this.#target(to)]
     if (source === target) return this.stat(source, options)
     if (this.driver.move) return this.driver.move(source, target, options)
     const info = await this.copy(source, target, options)
@@ -115,10 +182,10 @@ export class Store {
   /** Streams a file to the local disk: to a temporary name beside the target, synced, then renamed. Makes directories. */
   async download(key: Key, file: string, options: CallOptions = {}): Promise<FileInfo> {
     const { info, body } = await this.open(key, options)
-    const part = `${file}.${process.pid}.part`
+    const part = `${file}.${randomUUID()}.part`
     try {
-      await fs.mkdir(path.dirname(file), { recursive: true })
-      await pipeline(body, createWriteStream(part, { flush: true }), { signal: options.signal })
+      await makeDirectory(path.dirname(file))
+      await pipeline(body, createWriteStream(part, { flush: true, flags: 'wx' }), { signal: options.signal })
       const { size } = await fs.stat(part)
       if (size !== info.size)
         throw new StowageError(
@@ -129,15 +196,56 @@ export class Store {
       return info
     } catch (error) {
       body.destroy()
-      await fs.rm(part, { force: true })
-      throw error
+      await fs.rm(part, { force: true }).catch(() => undefined) // what went wrong first is what counts
+      throw diskError(error, `Cannot write ${file}`) ?? error
     }
   }
 
   /** Streams a file of the local disk into the store. A file that changes its size meanwhile stores nothing. */
   async upload(file: string, key: Key, options: WriteOptions = {}): Promise<FileInfo> {
-    const { size } = await fs.stat(file)
-    return this.put(key, createReadStream(file, { highWaterMark: 256 * 1024 }), { ...options, size })
+    const { size } = await statFile(file)
+    const sized = { ...options, size }
+    if (size > smallBytes) return this.put(key, fileBody(file), sized)
+    return this.put(key, await collect(fileBody(file)), sized)
+  }
+
+  /**
+   * Streams many files of the local disk into the store, several at once, and tells what became of each, in the order
+   * given. A file that fails stops no other. Rejects with ABORTED, once what was running has ended, when the signal fires.
+   */
+  async uploadMany(
+    pairs: Iterable<readonly [file: string, key: Key]>,
+    options: UploadManyOptions = {},
+  ): Promise<UploadOutcome[]> {
+    const { concurrency = defaultConcurrency, onProgress, ...call } = options
+    const limit = new Limit(concurrency)
+    const all = [...pairs]
+    let [filesDone, bytesDone] = [0, 0]
+    const outcomes = all.map(async ([file, key]) => {
+      const outcome: UploadOutcome = { file, key }
+      try {
+        outcome.info = await limit.run(async () => this.upload(file, key, call), call.signal)
+        bytesDone += outcome.info.size
+      } catch (error) {
+        outcome.error = error
+      }
+      onProgress?.({ filesDone: ++filesDone, filesTotal: all.length, bytesDone, outcome })
+      return outcome
+    })
+    const settled = await Promise.all(outcomes)
+    throwIfAborted(call.signal)
+    return settled
+  }
+
+  /**
+   * An address at which one file can be read, or with `PUT` stored, without credentials until it expires. Rejects with
+   * UNSUPPORTED where the place has no such thing.
+   */
+  async signedUrl(key: Key, options: { method?: 'GET' | 'PUT'; expiresInSeconds: number }): Promise<string> {
+    const { method = 'GET', expiresInSeconds } = options
+    const clean = method === 'PUT' ? this.#target(key) : cleanKey(key)
+    if (this.driver.signedUrl) return this.driver.signedUrl(clean, { method, expiresInSeconds })
+    throw new StowageError('UNSUPPORTED', `${this.location} cannot sign URLs.`)
   }
 
   /** The public address of a file, whether or not there is one. Throws NO_PUBLIC_URL where the store has none. */
@@ -156,6 +264,45 @@ export class Store {
 
   async [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  /** A key to store under. Places differ in how long a name may be, and each would say so in its own way. */
+  #target(key: Key): string {
+    const clean = cleanKey(key)
+    const { maxKeyBytes, maxPartBytes } = this.driver.supports
+    const part = clean.split('/').find((each) => Buffer.byteLength(each) > maxPartBytes)
+    if (part === undefined && Buffer.byteLength(clean) <= maxKeyBytes) return clean
+    const [what, most] = part === undefined ? ['name', maxKeyBytes] : ['part of the name', maxPartBytes]
+    throw new StowageError('INVALID_KEY', `${clean} cannot be stored in ${this.location}.`, {
+      hint: `A ${what} may have at most ${most} bytes there.`,
+    })
+  }
+}
+
+async function statFile(file: string): Promise<Stats> {
+  try {
+    const stats = await fs.stat(file)
+    if (stats.isFile()) return stats
+  } catch (error) {
+    throw diskError(error, `Cannot read ${file}`) ?? error
+  }
+  throw new StowageError('INVALID_ARGUMENT', `Cannot read ${file}: it is not a file.`)
+}
+
+async function makeDirectory(directory: string): Promise<void> {
+  try {
+    await fs.mkdir(directory, { recursive: true })
+  } catch (error) {
+    throw diskError(error, `Cannot make the directory ${directory}`) ?? error
+  }
+}
+
+/** The content of a local file. It is opened when somebody wants it, so a body that nobody reads leaves nothing open. */
+async function* fileBody(file: string): AsyncGenerator<Uint8Array> {
+  try {
+    yield* createReadStream(file, { highWaterMark: 256 * 1024 })
+  } catch (error) {
+    throw diskError(error, `Cannot read ${file}`) ?? error
   }
 }
 

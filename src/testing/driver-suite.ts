@@ -5,6 +5,7 @@ import { after, before, describe, test } from 'node:test'
 import { collect, toBody } from '../core/bytes.ts'
 import { compareKeys } from '../core/keys.ts'
 import type { ByteRange, Driver, Entry, ListOptions } from '../store/driver.ts'
+import { Store } from '../store/store.ts'
 
 /** Declares the suite for one driver. `open` is called once and must give an empty place; `close` runs after the driver's own. */
 export function testDriver(name: string, open: () => Promise<{ driver: Driver; close?: () => Promise<void> }>): void {
@@ -24,6 +25,12 @@ export function testDriver(name: string, open: () => Promise<{ driver: Driver; c
     testFailingWrites(driver)
     testConditions(driver)
     testListing(driver)
+    testManyFiles(driver)
+    testNames(driver)
+    testCopies(driver)
+    testShortcuts(driver)
+    testCancelled(driver)
+    testClosing(driver)
   })
 }
 
@@ -193,6 +200,186 @@ function testListing(driver: Get) {
   test('an absent directory is empty', async () => {
     assert.deepEqual(await list(driver(), 'nowhere'), [])
   })
+}
+
+function testManyFiles(driver: Get) {
+  const keys = Array.from({ length: 300 }, (_, i) => `many/${i % 7}/${i}`)
+  before(async () => {
+    const outcomes = keys.map(async (key) => new Store(driver()).put(key, key))
+    await Promise.all(outcomes)
+  })
+  test('300 files are listed once each, however many pages that takes', async () => {
+    const sorted = keys.toSorted(compareKeys)
+    assert.deepEqual(
+      (await list(driver(), 'many')).map((entry) => entry.key),
+      sorted,
+    )
+    assert.deepEqual(
+      (await list(driver(), 'many', { after: sorted[149] })).map((entry) => entry.key),
+      sorted.slice(150),
+    )
+    assert.equal((await list(driver(), 'many', { recursive: false })).length, 7)
+  })
+  test('a listing that is left early does not disturb the next', async () => {
+    for await (const entry of driver().list('many')) {
+      assert.equal(entry.key, 'many/0/0')
+      break
+    }
+    assert.equal((await list(driver(), 'many/0')).length, 43)
+  })
+  test('files may be deleted while they are listed', async () => {
+    let count = 0
+    for await (const { key } of driver().list('many/1')) {
+      await driver().delete(key)
+      count++
+    }
+    assert.equal(count, 43)
+    assert.deepEqual(await list(driver(), 'many/1'), [])
+  })
+  test('many files are deleted at once, absent ones included, and no others', async () => {
+    await new Store(driver()).deleteMany([...keys.filter((key) => !key.startsWith('many/2/')), 'many/absent'])
+    assert.equal((await list(driver(), 'many')).length, 43)
+  })
+}
+
+function testNames(driver: Get) {
+  test('the longest name is stored, found and listed', async () => {
+    const key = longestKey(driver(), 'ü')
+    await driver().write(key, toBody('x'))
+    assert.equal((await driver().stat(key)).key, key)
+    const [directory = ''] = key.split('/')
+    const listed = directory === key ? await list(driver(), '') : await list(driver(), directory)
+    assert.ok(listed.some((entry) => entry.key === key))
+    await driver().delete(key)
+  })
+  test('a name that is longer is refused as INVALID_KEY', async () => {
+    const { maxPartBytes } = driver().supports
+    const store = new Store(driver())
+    await assert.rejects(store.put(`${longestKey(driver(), 'x')}x`, 'x'), { code: 'INVALID_KEY' })
+    await assert.rejects(store.put('x'.repeat(maxPartBytes + 1), 'x'), { code: 'INVALID_KEY' })
+  })
+  test('a file and files below its name stand side by side, or the second is refused', async (t) => {
+    await driver().write('under', toBody('file'))
+    if (!driver().supports.keyUnderFile) {
+      await driver().write('over/file', toBody('below'))
+      await assert.rejects(driver().write('under/file', toBody('x')), { code: 'CONFLICT' })
+      await assert.rejects(driver().write('over', toBody('x')), { code: 'CONFLICT' })
+      assert.deepEqual([await text(driver(), 'under'), await text(driver(), 'over/file')], ['file', 'below'])
+      return t.skip('supports.keyUnderFile is false, and the second is refused')
+    }
+    await driver().write('under/file', toBody('below'))
+    assert.deepEqual([await text(driver(), 'under'), await text(driver(), 'under/file')], ['file', 'below'])
+    await driver().delete('under')
+    assert.equal(await text(driver(), 'under/file'), 'below')
+  })
+}
+
+function testCopies(driver: Get) {
+  test('a copy has the content and what is known of it, and the original stays', async () => {
+    const store = new Store(driver())
+    const { contentType, metadata } = driver().supports
+    await store.put('copy/from', 'content', {
+      ...(contentType ? { contentType: 'text/css' } : {}),
+      ...(metadata ? { metadata: { origin: 'here' } } : {}),
+    })
+    assert.equal((await store.copy('copy/from', 'copy/to')).size, 7)
+    const info = await store.stat('copy/to')
+    if (contentType) assert.equal(info.contentType, 'text/css')
+    if (metadata) assert.deepEqual(info.metadata, { origin: 'here' })
+    assert.deepEqual([await text(driver(), 'copy/from'), await text(driver(), 'copy/to')], ['content', 'content'])
+  })
+  test('a moved file is under its new name only', async () => {
+    const store = new Store(driver())
+    await store.put('move/from', 'content')
+    await store.put('move/to', 'what is replaced')
+    assert.equal((await store.move('move/from', 'move/to')).size, 7)
+    assert.equal(await text(driver(), 'move/to'), 'content')
+    await assert.rejects(driver().stat('move/from'), { code: 'NOT_FOUND' })
+  })
+  test('copying and moving an absent file reject with NOT_FOUND and change nothing', async () => {
+    const store = new Store(driver())
+    await store.put('untouched', 'x')
+    await assert.rejects(store.copy('absent', 'untouched'), { code: 'NOT_FOUND' })
+    await assert.rejects(store.move('absent', 'untouched'), { code: 'NOT_FOUND' })
+    assert.equal(await text(driver(), 'untouched'), 'x')
+  })
+  test('a copy or a move with ifAbsent replaces nothing', async (t) => {
+    if (!driver().supports.ifAbsent) return t.skip('supports.ifAbsent is false')
+    const store = new Store(driver())
+    await store.put('taken/from', 'new')
+    await store.put('taken/to', 'old')
+    await assert.rejects(store.copy('taken/from', 'taken/to', { ifAbsent: true }), { code: 'EXISTS' })
+    await assert.rejects(store.move('taken/from', 'taken/to', { ifAbsent: true }), { code: 'EXISTS' })
+    assert.deepEqual([await text(driver(), 'taken/from'), await text(driver(), 'taken/to')], ['new', 'old'])
+  })
+}
+
+function testShortcuts(driver: Get) {
+  test('a URL is signed, or it is said that the place cannot', async () => {
+    await driver().write('signed', toBody('x'))
+    const signing = new Store(driver()).signedUrl('signed', { expiresInSeconds: 60 })
+    if (driver().signedUrl) assert.ok(URL.canParse(await signing))
+    else await assert.rejects(signing, { code: 'UNSUPPORTED' })
+  })
+  for (const size of [0, 1, 4096, 300_000])
+    test(`${size} bytes in memory are stored like a stream of them`, async () => {
+      const bytes = randomBytes(size)
+      const written = await new Store(driver()).put(`bytes/${size}`, bytes)
+      assert.equal(written.size, size)
+      assert.deepEqual((await driver().stat(`bytes/${size}`)).etag, written.etag)
+      assert.ok((await collect((await driver().read(`bytes/${size}`)).body)).equals(bytes))
+    })
+  test('bytes announced with another size store nothing', async () => {
+    await assert.rejects(new Store(driver()).put('bytes/wrong', 'four', { size: 5 }), { code: 'CORRUPT' })
+    await assert.rejects(driver().stat('bytes/wrong'), { code: 'NOT_FOUND' })
+  })
+}
+
+/** Each call, as it would be made of a key; `options` go through. */
+function calls(driver: Driver, options: { signal?: AbortSignal } = {}): Record<string, () => Promise<unknown>> {
+  return {
+    read: async () => driver.read('calls', options),
+    stat: async () => driver.stat('calls', options),
+    list: async () => Array.fromAsync(driver.list('', options)),
+    write: async () => driver.write('calls', toBody('new'), options),
+    'write of bytes': async () => new Store(driver).put('calls', 'new', options),
+    delete: async () => driver.delete('calls', options),
+    'delete of many': async () => new Store(driver).deleteMany(['calls'], options),
+    copy: async () => new Store(driver).copy('calls', 'calls-copy', options),
+    move: async () => new Store(driver).move('calls', 'calls-moved', options),
+  }
+}
+
+function testCancelled(driver: Get) {
+  test('calls that were cancelled before they began reject with ABORTED and change nothing', async () => {
+    await driver().write('calls', toBody('old'))
+    for (const [name, call] of Object.entries(calls(driver(), { signal: AbortSignal.abort() })))
+      await assert.rejects(call, { code: 'ABORTED' }, name)
+    assert.equal(await text(driver(), 'calls'), 'old')
+    for (const key of ['calls-copy', 'calls-moved']) await assert.rejects(driver().stat(key), { code: 'NOT_FOUND' })
+  })
+}
+
+/** Must be the last: nothing works afterwards. */
+function testClosing(driver: Get) {
+  test('a closed driver rejects every call with CLOSED, and may be closed again', async () => {
+    await driver().close()
+    for (const [name, call] of Object.entries(calls(driver()))) await assert.rejects(call, { code: 'CLOSED' }, name)
+    await driver().close()
+  })
+}
+
+/** A key of as many bytes as the place takes, in parts of as many as it takes, filled up with a letter of two bytes. */
+function longestKey({ supports: { maxKeyBytes, maxPartBytes } }: Driver, letter: string): string {
+  const fill = (bytes: number) => {
+    const width = Buffer.byteLength(letter)
+    return letter.repeat(Math.floor(bytes / width)).padEnd(Math.floor(bytes / width) + (bytes % width), 'y')
+  }
+  const parts: string[] = []
+  // A key does not end in a slash, so the last part takes at least one byte.
+  for (let left = maxKeyBytes; left > 0; left -= Math.min(left, maxPartBytes) + 1)
+    parts.push(fill(Math.min(left, maxPartBytes)))
+  return parts.join('/')
 }
 
 async function list(driver: Driver, directory: string, options?: ListOptions): Promise<Entry[]> {
