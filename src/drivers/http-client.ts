@@ -61,9 +61,13 @@ export class HttpClient {
     this.#limit = new Limit(options.maxSockets ?? 256)
   }
 
-  /** Sends a request; resolves when the head of the answer is there. Rejects with UNREACHABLE, TIMEOUT or ABORTED. */
+  /**
+   * Sends a request; resolves when the head of the answer is there. Rejects with UNREACHABLE, TIMEOUT or ABORTED, with
+   * CLOSED after `close`, and with INVALID_ARGUMENT for what cannot stand in a header.
+   */
   async request(request: HttpRequest): Promise<HttpResponse> {
-    if (this.#isClosed) throw new StowageError('CLOSED', `The connection to ${this.#options.host} was closed.`)
+    this.#check()
+    checkLines(request)
     const answered = Promise.withResolvers<HttpResponse>()
     // The place is kept until the body has been read, because so long the socket is busy.
     this.#limit
@@ -84,6 +88,7 @@ export class HttpClient {
 
   /** A pooled socket may have been closed by the server a moment ago; then the request is sent once more on a new one. */
   async #exchange(request: HttpRequest): Promise<Exchange> {
+    this.#check()
     for (let pooled = this.#idle.pop(); pooled; pooled = this.#idle.pop()) {
       if (!pooled.isUsable) continue
       try {
@@ -95,11 +100,17 @@ export class HttpClient {
     const connection = await Connection.open(this.#options, request.signal)
     this.#open.add(connection)
     connection.onClose(() => this.#open.delete(connection))
+    if (this.#isClosed) connection.destroy()
+    this.#check()
     try {
       return await this.#send(connection, request)
     } catch (error) {
       throw error instanceof StaleConnection ? error.reason : error
     }
+  }
+
+  #check() {
+    if (this.#isClosed) throw new StowageError('CLOSED', `The connection to ${this.#options.host} was closed.`)
   }
 
   async #send(connection: Connection, request: HttpRequest): Promise<Exchange> {
@@ -144,8 +155,9 @@ class Connection {
     socket.setTimeout(timeoutMs)
     socket.on('timeout', () => {
       if (!this.#exchange) socket.destroy()
-      // A socket we have paused ourselves is silent because our reader is slow.
       else if (!socket.isPaused()) this.#fail('TIMEOUT', `did not answer for ${timeoutMs / 1000} s`)
+      // A socket we have paused ourselves is silent because our reader is slow; the time starts anew.
+      else socket.setTimeout(timeoutMs)
     })
     socket.on('data', (chunk: Buffer) => this.#take(chunk))
     socket.on('error', (error) =>
@@ -167,33 +179,26 @@ class Connection {
           ALPNProtocols: ['http/1.1'],
         })
       : net.connect(address)
-    await new Promise<void>((resolve, reject) => {
-      const fail = (error: StowageError) => {
-        socket.destroy()
-        reject(error)
-      }
-      socket.setTimeout(connectTimeoutMs, () =>
-        fail(
-          new StowageError('TIMEOUT', `${name} took longer than ${connectTimeoutMs / 1000} s to accept a connection.`),
-        ),
-      )
-      const abort = () => fail(new StowageError('ABORTED', 'The call was cancelled.'))
-      if (signal?.aborted) abort()
-      signal?.addEventListener('abort', abort, { once: true })
-      socket.once('error', (error: NodeJS.ErrnoException) => {
-        signal?.removeEventListener('abort', abort)
-        fail(
-          new StowageError('UNREACHABLE', `Cannot connect to ${name}: ${error.code ?? error.message}.`, {
-            cause: error,
-          }),
-        )
-      })
-      socket.once(options.tls ? 'secureConnect' : 'connect', () => {
-        signal?.removeEventListener('abort', abort)
-        socket.removeAllListeners('timeout').removeAllListeners('error')
-        resolve()
-      })
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const late = `${name} took longer than ${connectTimeoutMs / 1000} s to accept a connection.`
+    const abort = () => reject(new StowageError('ABORTED', 'The call was cancelled.', { cause: signal?.reason }))
+    if (signal?.aborted) abort()
+    signal?.addEventListener('abort', abort, { once: true })
+    socket.setTimeout(connectTimeoutMs, () => reject(new StowageError('TIMEOUT', late)))
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      const what = `Cannot connect to ${name}: ${error.code ?? error.message}.`
+      reject(new StowageError('UNREACHABLE', what, { cause: error }))
     })
+    socket.once(options.tls ? 'secureConnect' : 'connect', resolve)
+    try {
+      await promise
+    } catch (error) {
+      socket.on('error', () => {}).destroy() // what else it may say is of no interest
+      throw error
+    } finally {
+      signal?.removeEventListener('abort', abort)
+    }
+    socket.removeAllListeners('timeout').removeAllListeners('error')
     return new Connection(socket, name, timeoutMs)
   }
 
@@ -334,13 +339,14 @@ class Incoming {
     this.#pending = Buffer.alloc(0)
     const { status, headers } = parseHead(bytes.toString('latin1', 0, end))
     const rest = bytes.subarray(end + 4)
+    if (status === 101) throw new Error('it wants to speak another protocol')
     if (status >= 100 && status < 200) {
       if (rest.byteLength > 0) this.#takeHead(rest)
       return
     }
-    this.isLast = headers['connection']?.toLowerCase() === 'close'
+    this.isLast = /\bclose\b/i.test(headers['connection'] ?? '')
     this.#frame(status, headers)
-    if (rest.byteLength > 0 && this.#framing !== 'done') this.#takeBody(rest)
+    if (rest.byteLength > 0) this.#takeBody(rest)
     this.#head.resolve({
       status,
       headers,
@@ -367,10 +373,13 @@ class Incoming {
   #takeBody(chunk: Buffer) {
     if (this.#framing === 'chunked') this.#takeChunked(chunk)
     else if (this.#framing === 'close') this.#push(chunk)
-    else if (this.#framing === 'length') {
-      if (chunk.byteLength > this.#left) throw new Error('there is more body than announced')
-      this.#left -= chunk.byteLength
-      this.#push(chunk)
+    else {
+      // Some servers send a body after the answer to HEAD. The answer is good; the socket is not any more.
+      const wanted = this.#framing === 'length' ? Math.min(this.#left, chunk.byteLength) : 0
+      if (wanted < chunk.byteLength) this.isLast = true
+      if (wanted === 0) return
+      this.#left -= wanted
+      this.#push(wanted === chunk.byteLength ? chunk : chunk.subarray(0, wanted))
       if (this.#left === 0) this.#finish()
     }
   }
@@ -386,6 +395,9 @@ class Incoming {
         bytes = bytes.subarray(part.byteLength)
       } else if (this.#left > 0) {
         const skipped = Math.min(this.#left, bytes.byteLength)
+        const lineBreak = this.#left === 2 ? '\r\n' : '\n'
+        if (bytes.toString('latin1', 0, skipped) !== lineBreak.slice(0, skipped))
+          throw new Error('a chunk is longer than it says')
         this.#left -= skipped
         bytes = bytes.subarray(skipped)
       } else {
@@ -406,8 +418,11 @@ class Incoming {
 
   /** After the last chunk come trailers, which nobody here needs, and an empty line. */
   #takeTrailer(bytes: Buffer) {
-    if (bytes.indexOf('\r\n\r\n') >= 0) this.#finish()
-    else if (bytes.byteLength > headerLimit) throw new Error('the trailer is too long')
+    const end = bytes.indexOf('\r\n\r\n')
+    if (end >= 0) {
+      if (end + 4 < bytes.byteLength) this.isLast = true
+      this.#finish()
+    } else if (bytes.byteLength > headerLimit) throw new Error('the trailer is too long')
     else this.#pending = bytes
   }
 
@@ -450,17 +465,34 @@ class Incoming {
   }
 
   async #asBytes(limit = 16 << 20): Promise<Buffer> {
-    if (this.#framing === 'done' && !this.#stream && !this.#error)
-      return this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks)
+    if (this.#framing === 'done' && !this.#stream && !this.#error) {
+      const [only] = this.#chunks
+      const bytes = this.#chunks.length === 1 && only ? only : Buffer.concat(this.#chunks)
+      if (bytes.byteLength > limit) throw tooLong(limit)
+      return bytes
+    }
     const parts: Buffer[] = []
     let size = 0
     for await (const part of this.#asStream() as AsyncIterable<Buffer>) {
       size += part.byteLength
-      if (size > limit) throw new StowageError('CORRUPT', `The answer is longer than ${limit} bytes.`)
+      if (size > limit) throw tooLong(limit)
       parts.push(part)
     }
     return Buffer.concat(parts, size)
   }
+}
+
+function tooLong(limit: number): StowageError {
+  return new StowageError('CORRUPT', `The answer is longer than ${limit} bytes.`)
+}
+
+/** Whoever could write a line break could write headers and requests of his own. */
+function checkLines({ method, path, headers }: HttpRequest): void {
+  if (!/^[A-Z]+$/.test(method) || !/^[\x21-\x7e]+$/.test(path))
+    throw new StowageError('INVALID_ARGUMENT', 'The path of a request has characters that must be percent-encoded.')
+  for (const name in headers)
+    if (/[^\t\x20-\x7e]/.test(headers[name] ?? ''))
+      throw new StowageError('INVALID_ARGUMENT', `The header ${name} has characters that no header can carry.`)
 }
 
 /** Names below localhost are this machine (RFC 6761), which not every resolver knows. */

@@ -1,0 +1,316 @@
+/** The HTTP client against servers that do what servers do: in pieces, too early, too late, too much, not at all. */
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import * as http from 'node:http'
+import * as net from 'node:net'
+import { describe, test } from 'node:test'
+import { collect } from '../core/bytes.ts'
+import { HttpClient, type HttpClientOptions } from './http-client.ts'
+
+const get = { method: 'GET', path: '/', headers: { host: 'test' } }
+
+/** Listens on loopback; ends with its sockets when disposed of. */
+async function listening<T extends net.Server>(server: T) {
+  const sockets = new Set<net.Socket>()
+  server.on('connection', (socket: net.Socket) => {
+    sockets.add(socket)
+    socket.on('error', () => {}).on('close', () => sockets.delete(socket))
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as net.AddressInfo
+  return {
+    port,
+    sockets,
+    [Symbol.asyncDispose]: async () => {
+      const closed = once(server, 'close')
+      server.close()
+      for (const socket of sockets) socket.destroy()
+      await closed
+    },
+  }
+}
+
+/** A server that hears one request head at a time and answers as it is told; `count` counts connections. */
+async function answering(answer: (socket: net.Socket, request: string, connection: number) => void) {
+  let count = 0
+  const server = net.createServer((socket) => {
+    const connection = ++count
+    let heard = ''
+    socket.on('data', (chunk) => {
+      heard += chunk.toString('latin1')
+      for (let end = heard.indexOf('\r\n\r\n'); end >= 0; end = heard.indexOf('\r\n\r\n')) {
+        const request = heard.slice(0, end)
+        heard = heard.slice(end + 4)
+        answer(socket, request, connection)
+      }
+    })
+  })
+  const place = await listening(server)
+  return Object.assign(place, { connections: () => count })
+}
+
+function clientOf(port: number, options: Partial<HttpClientOptions> = {}) {
+  const client = new HttpClient({ host: '127.0.0.1', port, tls: false, ...options })
+  return Object.assign(client, { [Symbol.asyncDispose]: async () => client.close() })
+}
+
+describe('answers', () => {
+  const whole = 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: 1\r\nx-a: 2\r\n\r\nhello'
+  const chunked =
+    'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n003\r\nllo\r\n0\r\nX-Trailer: t\r\n\r\n'
+  const continued = `HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n${whole}`
+  for (const [name, text] of Object.entries({ whole, chunked, continued }))
+    for (const size of [1, 2, 7, 1000])
+      test(`${name}, in pieces of ${size}, are put together, and the socket is used again`, async () => {
+        await using server = await answering((socket) => {
+          socket.setNoDelay(true)
+          const pieces = Array.from({ length: Math.ceil(text.length / size) }, (_, i) =>
+            text.slice(i * size, (i + 1) * size),
+          )
+          const next = () => {
+            const piece = pieces.shift()
+            if (piece !== undefined) socket.write(piece, () => setImmediate(next))
+          }
+          next()
+        })
+        await using client = clientOf(server.port)
+        for (let i = 0; i < 3; i++) {
+          const response = await client.request(get)
+          assert.equal(response.status, 200)
+          assert.equal((await response.bytes()).toString(), 'hello')
+          if (name !== 'chunked') assert.equal(response.headers['x-a'], '1, 2')
+        }
+        assert.equal(server.connections(), 1)
+      })
+
+  test('without a length end with the connection', async () => {
+    await using server = await answering((socket) => {
+      socket.write('HTTP/1.1 200 OK\r\n\r\nhel')
+      setImmediate(() => socket.end('lo'))
+    })
+    await using client = clientOf(server.port)
+    assert.equal((await (await client.request(get)).bytes()).toString(), 'hello')
+    assert.equal((await (await client.request(get)).bytes()).toString(), 'hello')
+    assert.equal(server.connections(), 2)
+  })
+
+  test('to HEAD, and 204 and 304, have no body whatever their headers say', async () => {
+    await using server = await answering((socket, request) => {
+      const status = /\/(\d+)/.exec(request)?.[1]
+      socket.write(`HTTP/1.1 ${status} X\r\nContent-Length: 99\r\n\r\n`)
+    })
+    await using client = clientOf(server.port)
+    for (const [method, status] of [
+      ['HEAD', 200],
+      ['GET', 204],
+      ['GET', 304],
+    ] as const) {
+      const response = await client.request({ ...get, method, path: `/${status}` })
+      assert.equal(response.status, status)
+      assert.equal((await response.bytes()).byteLength, 0)
+    }
+    assert.equal(server.connections(), 1)
+  })
+
+  test('that break off are UNREACHABLE, never short', async () => {
+    for (const start of ['Content-Length: 10\r\n\r\nhello', 'Transfer-Encoding: chunked\r\n\r\n9\r\nhello']) {
+      await using server = await answering((socket) => socket.end(`HTTP/1.1 200 OK\r\n${start}`))
+      await using client = clientOf(server.port)
+      const response = await client.request(get)
+      await assert.rejects(response.bytes(), { code: 'UNREACHABLE' })
+      const again = await client.request(get)
+      await assert.rejects(collect(again.stream()), { code: 'UNREACHABLE' })
+    }
+  })
+
+  const nonsense = {
+    'no HTTP': 'SSH-2.0-OpenSSH\r\n\r\n',
+    'a header without end': `HTTP/1.1 200 OK\r\n${'x: y\r\n'.repeat(20_000)}`,
+    'a header in one line without end': `HTTP/1.1 200 OK\r\nx: ${'y'.repeat(200_000)}`,
+    'a length that is no number': 'HTTP/1.1 200 OK\r\nContent-Length: 5x\r\n\r\n',
+    'two lengths': 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello',
+    'a chunk of no size': 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n',
+    'a chunk longer than it says': 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n',
+  }
+  for (const [name, text] of Object.entries(nonsense))
+    test(`with ${name} are UNREACHABLE`, async () => {
+      await using server = await answering((socket) => socket.write(text))
+      await using client = clientOf(server.port)
+      await assert.rejects(async () => (await client.request(get)).bytes(), { code: 'UNREACHABLE' })
+    })
+
+  test('with more bytes than announced do not spoil the next answer', async () => {
+    const length = {
+      HEAD: 'Content-Length: 5\r\n\r\nhello',
+      GET: 'Content-Length: 5\r\n\r\nhelloHTTP/1.1 500 Oops\r\n\r\n',
+    }
+    for (const method of ['HEAD', 'GET'] as const) {
+      let answers = 0
+      await using server = await answering((socket) =>
+        socket.write(`HTTP/1.1 200 OK\r\n${answers++ === 0 ? length[method] : 'Content-Length: 0\r\n\r\n'}`),
+      )
+      await using client = clientOf(server.port)
+      await client
+        .request({ ...get, method })
+        .then(async (response) => response.bytes())
+        .catch(() => undefined)
+      assert.equal((await client.request(get)).status, 200)
+      assert.equal(server.connections(), 2)
+    }
+  })
+
+  test('longer than the reader wants are CORRUPT', async () => {
+    await using server = await answering((socket) =>
+      socket.write(`HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n${'x'.repeat(100)}`),
+    )
+    await using client = clientOf(server.port)
+    await assert.rejects(async () => (await client.request(get)).bytes(10), { code: 'CORRUPT' })
+  })
+})
+
+describe('connections', () => {
+  test('a pooled socket that the server has closed unnoticed is replaced, and the request is sent again', async () => {
+    // The server ends each connection when it hears the second request on it: the moment nobody can foresee.
+    const heard = new Map<number, number>()
+    await using server = await answering((socket, _, connection) => {
+      const requests = (heard.get(connection) ?? 0) + 1
+      heard.set(connection, requests)
+      if (requests === 2) socket.destroy()
+      else socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok')
+    })
+    await using client = clientOf(server.port)
+    for (let i = 0; i < 5; i++) assert.equal((await (await client.request(get)).bytes()).toString(), 'ok')
+    assert.equal(server.connections(), 5)
+  })
+
+  test('a new socket that the server closes is UNREACHABLE, and the request is not sent again', async () => {
+    await using server = await answering((socket) => socket.destroy())
+    await using client = clientOf(server.port)
+    await assert.rejects(client.request(get), { code: 'UNREACHABLE', retryable: true })
+    assert.equal(server.connections(), 1)
+  })
+
+  test('nobody listening is UNREACHABLE', async () => {
+    const { port } = await (async () => {
+      await using server = await listening(net.createServer())
+      return server
+    })()
+    await using client = clientOf(port)
+    await assert.rejects(client.request(get), { code: 'UNREACHABLE', message: /ECONNREFUSED/ })
+  })
+
+  test('a server that is silent is a TIMEOUT, before its answer and within', async () => {
+    for (const start of ['', 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello']) {
+      await using server = await answering((socket) => socket.write(start))
+      await using client = clientOf(server.port, { timeoutMs: 50 })
+      await assert.rejects(async () => (await client.request(get)).bytes(), { code: 'TIMEOUT' })
+    }
+  })
+
+  test('a fired signal is ABORTED: before, while waiting for a socket, for the answer, and within it', async () => {
+    await using server = await answering((socket, request) => {
+      if (request.startsWith('GET /half')) socket.write('HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello')
+    })
+    await using client = clientOf(server.port, { maxSockets: 2 })
+    await assert.rejects(client.request({ ...get, signal: AbortSignal.abort() }), { code: 'ABORTED' })
+    const half = new AbortController()
+    const response = await client.request({ ...get, path: '/half', signal: half.signal })
+    const silent = new AbortController()
+    const first = client.request({ ...get, signal: silent.signal })
+    const queued = new AbortController()
+    const second = client.request({ ...get, signal: queued.signal })
+    queued.abort()
+    await assert.rejects(second, { code: 'ABORTED' })
+    silent.abort()
+    await assert.rejects(first, { code: 'ABORTED' })
+    const bytes = response.bytes()
+    half.abort()
+    await assert.rejects(bytes, { code: 'ABORTED' })
+  })
+
+  test('a body that is dropped gives its place to the next request', async () => {
+    await using server = await answering((socket) => {
+      socket.write('HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n')
+      socket.write(Buffer.alloc(9_000_000))
+    })
+    await using client = clientOf(server.port, { maxSockets: 1 })
+    for (let i = 0; i < 5; i++) (await client.request(get)).stream().destroy()
+    assert.equal((await (await client.request(get)).bytes()).byteLength, 9_000_000)
+  })
+
+  test('a slow reader holds the server back', async () => {
+    const total = 64 << 20
+    let sent = 0
+    await using server = await answering((socket) => {
+      socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${total}\r\n\r\n`)
+      const chunk = Buffer.alloc(1 << 20)
+      const more = () => {
+        while (sent < total) {
+          sent += chunk.byteLength
+          if (!socket.write(chunk)) return void socket.once('drain', more)
+        }
+      }
+      more()
+    })
+    await using client = clientOf(server.port)
+    const body = (await client.request(get)).stream()
+    let received = 0
+    let furthestAhead = 0
+    for await (const chunk of body) {
+      received += (chunk as Buffer).byteLength
+      furthestAhead = Math.max(furthestAhead, sent - received)
+    }
+    assert.equal(received, total)
+    assert.ok(furthestAhead < 24 << 20, `${furthestAhead} bytes ahead`)
+  })
+
+  test('an early refusal is heard while the body is still being sent, and that socket is not used again', async () => {
+    await using server = await answering((socket, request) => {
+      if (request.startsWith('PUT')) socket.pause()
+      socket.write('HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno')
+    })
+    await using client = clientOf(server.port)
+    const response = await client.request({ ...get, method: 'PUT', body: Buffer.alloc(32 << 20) })
+    assert.deepEqual([response.status, (await response.bytes()).toString()], [403, 'no'])
+    assert.equal((await client.request(get)).status, 403)
+    assert.equal(server.connections(), 2)
+  })
+
+  test('no more sockets than allowed are open, and all requests come through', async () => {
+    const server = http.createServer((request, response) => request.pipe(response))
+    await using place = await listening(server)
+    await using client = clientOf(place.port, { maxSockets: 3 })
+    let most = 0
+    server.on('connection', () => (most = Math.max(most, place.sockets.size)))
+    const bodies = Array.from({ length: 200 }, (_, i) => Buffer.alloc(i * 1000, i))
+    const echoed = await Promise.all(
+      bodies.map(async (body) => (await client.request({ ...get, method: 'PUT', body })).bytes()),
+    )
+    assert.ok(bodies.every((body, i) => echoed[i]?.equals(body)))
+    assert.ok(most <= 3, `${most} sockets`)
+  })
+
+  test('closing ends what runs and what waits, and nothing starts after it', async () => {
+    await using server = await answering(() => {})
+    const client = clientOf(server.port, { maxSockets: 1 })
+    const running = client.request(get)
+    const waiting = client.request(get)
+    const ends = [assert.rejects(running), assert.rejects(waiting, { code: 'CLOSED' })]
+    await client.close()
+    await Promise.all(ends)
+    await assert.rejects(client.request(get), { code: 'CLOSED' })
+    assert.ok(server.connections() <= 1)
+  })
+})
+
+test('headers and paths that would break out of their line are refused', async () => {
+  await using server = await answering((socket) => socket.write('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n'))
+  await using client = clientOf(server.port)
+  const split = 'x\r\nx-admin: 1'
+  await assert.rejects(client.request({ ...get, headers: { host: 'test', 'content-type': split } }), {
+    code: 'INVALID_ARGUMENT',
+  })
+  await assert.rejects(client.request({ ...get, path: `/${split}` }), { code: 'INVALID_ARGUMENT' })
+  assert.equal((await client.request(get)).status, 200)
+})
