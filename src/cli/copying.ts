@@ -1,5 +1,14 @@
 /** Copies directories of files between places: many at once, small ones whole, large ones as streams. */
-import { closeSync, constants, createReadStream, fstatSync, openSync, readSync, readdirSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  createReadStream,
+  fstatSync,
+  openSync,
+  readSync,
+  readdirSync,
+  type Dirent,
+} from 'node:fs'
 import * as path from 'node:path'
 import { lookup } from 'mrmime'
 import { collect } from '../core/bytes.ts'
@@ -89,7 +98,7 @@ class Copying {
   #start(key: string, copy: CopyOne) {
     this.#open++
     this.#limit
-      .run(async () => (this.#broken === undefined ? copy() : undefined), this.#options.signal)
+      .run(async () => (this.#broken === undefined && !this.#options.signal.aborted ? copy() : undefined))
       .then((size) => size !== undefined && this.#succeed(size))
       .catch((error: unknown) => this.#fail(key, error))
       .finally(() => {
@@ -129,7 +138,11 @@ function* localFiles(root: string, to: Place, signal: AbortSignal): Generator<[s
   const prefix = to.key === '' ? '' : `${to.key}/`
   const directories = ['']
   for (let relative = directories.pop(); relative !== undefined; relative = directories.pop())
-    for (const entry of readdirSync(path.join(root, relative), { withFileTypes: true })) {
+    for (const entry of entriesOf(root, relative)) {
+      if (entry instanceof Error) {
+        yield [`${relative}/`, async () => Promise.reject(entry)]
+        break
+      }
       const name = relative === '' ? entry.name : `${relative}/${entry.name}`
       // Where our own writes to such a directory begin; never content.
       if (name === '.stowage-tmp') continue
@@ -137,6 +150,16 @@ function* localFiles(root: string, to: Place, signal: AbortSignal): Generator<[s
       else if (entry.isFile())
         yield [name, async () => sendLocal(`${root}/${name}`, cleanKey(prefix + name), to.store.driver, signal)]
     }
+}
+
+/** What a directory holds. Below the root one that cannot be read is a failure among others. */
+function entriesOf(root: string, relative: string): Dirent[] | [Error] {
+  try {
+    return readdirSync(path.join(root, relative), { withFileTypes: true })
+  } catch (error) {
+    if (relative === '') throw error
+    return [error as Error]
+  }
 }
 
 async function sendLocal(file: string, key: string, driver: Driver, signal: AbortSignal): Promise<number> {

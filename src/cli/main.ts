@@ -26,7 +26,10 @@ interface Description {
   load: () => Promise<{ run: Verb }>
 }
 
-const where = 'a storage URL, a store of the configuration as NAME:key, or (where it makes sense) a local path'
+const where = (subject: string) => `
+${subject} a storage URL whose path ends in the key (s3://env:KEY:env:SECRET@host/photos/a.jpg?s3_bucket=b), or a key
+in a store of the configuration (media:photos/a.jpg), or a whole store (media:). cp, put and get take local paths too;
+"./media" is always a path.`
 
 const verbs: Description[] = [
   {
@@ -99,7 +102,7 @@ const verbs: Description[] = [
     ],
     examples: [
       'stowage cp public:a.jpg backup:',
-      'stowage cp -r ./photos s3://env:KEY:env:SECRET@host/photos?s3_bucket=b',
+      "stowage cp -r ./photos 's3://env:KEY:env:SECRET@host/photos?s3_bucket=b'",
     ],
     load: async () => import('./cp.ts'),
   },
@@ -151,7 +154,10 @@ export async function main(argv: readonly string[]): Promise<void> {
     .showHelpAfterError('(see stowage --help)')
     .addHelpText(
       'after',
-      `\nWHERE is ${where}.\nExit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but some files failed.`,
+      `${where('WHERE is')}
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but some files failed, 130 interrupted.
+\`stowage VERB --help\` explains a verb.`,
     )
     .version(version(), '-V, --version')
     .configureOutput({ outputError: (text, write) => write(redact(text.replace(/^error: /, 'stowage: '))) })
@@ -162,6 +168,11 @@ export async function main(argv: readonly string[]): Promise<void> {
   } catch (error) {
     process.exitCode = report(error, argv.includes('--json'), stop.signal.aborted)
   }
+}
+
+function whereHelp(values: readonly string[]): string {
+  if (values.includes('<from>')) return where('FROM and TO are each')
+  return values.some((value) => value.includes('where')) ? where('WHERE is') : ''
 }
 
 function version(): string {
@@ -178,6 +189,7 @@ function addVerb(program: Command, verb: Description, signal: AbortSignal) {
   command
     .option('--config <file>', 'the configuration (default: stowage.config.ts, .js, .json or .yaml here)')
     .option('--json', 'answer in JSON, for programs')
+    .addHelpText('after', whereHelp(verb.values ?? []))
     .addHelpText('after', `\nExamples:\n${verb.examples.map((example) => `  ${example}`).join('\n')}`)
     .exitOverride()
     .action(async (...args: unknown[]) => {

@@ -94,7 +94,7 @@ export interface Config {
 }
 
 /** Where a store is. */
-export interface StoreConfig {
+interface StoreConfig {
   url: string | readonly string[]
   publicUrl?: string
   /** Every change is refused. */
@@ -102,7 +102,7 @@ export interface StoreConfig {
 }
 
 /** A rule whose processors are not loaded yet. */
-export type RuleConfig = Omit<Rule, 'processors'> & { processors: ProcessorSpec[] }
+type RuleConfig = Omit<Rule, 'processors'> & { processors: ProcessorSpec[] }
 
 /** Types a configuration and returns it as it is. */
 export function defineConfig(config: ConfigInput): ConfigInput {
