@@ -194,12 +194,12 @@ test('a store that is down delays its own deliveries and nobody else’s', async
   ]
   for (let i = 0; i < 20; i++) s.write(`f${i}`, `${i}`)
   const { conveyor, close } = await s.open(rules)
-  await conveyor.start()
-  await conveyor.scan()
   const { promise: delivered, resolve } = Promise.withResolvers<void>()
   conveyor.onDelivered(() => {
     if (conveyor.counters.delivered === 20) resolve()
   })
+  await conveyor.start()
+  await conveyor.scan()
   await delivered
   assert.equal(Object.keys(await s.content()).length, 20)
   assert.deepEqual(await s.content('other'), {})

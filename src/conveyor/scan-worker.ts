@@ -44,6 +44,7 @@ const batchesAhead = 4
 function scanTree({ root, ignore, below, flow }: ScanRequest, send: (message: ScanMessage) => void) {
   const isIgnored = ignoreMatcher(ignore)
   const pending = [below]
+  const identity = identityOf(root)
   let batch: ScannedDirectory[] = []
   let files = 0
   const flush = () => {
@@ -62,7 +63,15 @@ function scanTree({ root, ignore, below, flow }: ScanRequest, send: (message: Sc
     files += scanned.count + 1
     if (files >= batchFiles) flush()
   }
+  // What vanished with the root looks like deleted files; then nothing of this counts.
+  if (identityOf(root) !== identity) throw Object.assign(new Error(), { code: 'it changed during the scan' })
   if (batch.length > 0) flush()
+}
+
+/** Tells a directory from another one that stands under its name later. Throws when there is none. */
+function identityOf(root: string): string {
+  const { dev, ino } = fs.statSync(`${root}/`, { bigint: true })
+  return `${dev}:${ino}`
 }
 
 /** Undefined when the directory is gone, as directories of a living tree may. Throws when the root is. */
@@ -82,13 +91,9 @@ function scanDirectory(
     const { code } = error as NodeJS.ErrnoException
     if (directory === '') throw error
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
-    send({
-      kind: 'warning',
-      message: `Cannot read the directory ${absolute}: ${code}. What was delivered from it stays.`,
-    })
-    return columns(directory, true, [])
+    return unreadable(directory, absolute, code, send)
   }
-  const found: { name: string; stats: fs.BigIntStats }[] = []
+  const found: FoundFile[] = []
   const strange = entries.some(({ name }) => name.includes('\ufffd')) ? undecodable(absolute, send) : undefined
   for (const entry of entries) {
     const path = prefix + entry.name
@@ -96,18 +101,16 @@ function scanDirectory(
     if (!(isDirectory || entry.isFile()) || isIgnored(path, isDirectory) || strange?.has(entry.name)) continue
     if (isDirectory) pending.push(path)
     else {
-      const stats = fs.lstatSync(absolute + entry.name, { bigint: true, throwIfNoEntry: false })
+      const stats = lookAt(absolute + entry.name)
+      // A directory that may be listed but not entered tells nothing about its files.
+      if (stats === 'denied') return unreadable(directory, absolute, 'EACCES', send)
       if (stats?.isFile()) found.push({ name: entry.name, stats })
     }
   }
   return columns(directory, false, found)
 }
 
-function columns(
-  directory: string,
-  isUnreadable: boolean,
-  found: { name: string; stats: fs.BigIntStats }[],
-): ScannedDirectory {
+function columns(directory: string, isUnreadable: boolean, found: FoundFile[]): ScannedDirectory {
   const count = found.length
   const sizes = new Float64Array(count)
   const mtimesNs = new BigInt64Array(count)
@@ -121,6 +124,34 @@ function columns(
   const names = found.map(({ name }) => name).join('\0')
   const digest = createHash('sha1').update(names).update(sizes).update(mtimesNs).update(inodes).digest('base64')
   return { directory, isUnreadable, count, names, sizes, mtimesNs, inodes, digest }
+}
+
+interface FoundFile {
+  name: string
+  stats: fs.BigIntStats
+}
+
+function lookAt(file: string): fs.BigIntStats | 'denied' | undefined {
+  try {
+    return fs.lstatSync(file, { bigint: true, throwIfNoEntry: false })
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOTDIR') return undefined
+    return 'denied'
+  }
+}
+
+function unreadable(
+  directory: string,
+  absolute: string,
+  code: string | undefined,
+  send: (message: ScanMessage) => void,
+) {
+  send({
+    kind: 'warning',
+    message: `Cannot read the directory ${absolute}: ${code}. What was delivered from it stays.`,
+  })
+  return columns(directory, true, [])
 }
 
 /** Names that are not UTF-8 have no key. The names we cannot tell apart from them, once decoded, are skipped too. */

@@ -1,9 +1,9 @@
 /** Feeds one source's changes to its intake: events while it is watched, scans at the start and after events were lost. */
-import { lstatSync, readdirSync } from 'node:fs'
+import { lstatSync, readdirSync, statSync } from 'node:fs'
 import type { Clock } from '../core/clock.ts'
 import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
-import type { Database, Transaction } from '../state/database.ts'
+import type { Database } from '../state/database.ts'
 import type { Intake, Source } from './intake.ts'
 import { scan } from './scanner.ts'
 import { watch, type Watcher } from './watcher.ts'
@@ -104,7 +104,7 @@ export class SourceFeed {
   /** Compares the tree with what was last seen and adds jobs for the differences. Rejects with UNREACHABLE when the root is gone. */
   async scan(): Promise<void> {
     const { database, intake, log, onScanned } = this.#options
-    await this.#checkMount()
+    const root = await this.#checkMount()
     const visited = new Set<string>()
     const unreadable: string[] = []
     const found = scan(this.source.directory, {
@@ -122,7 +122,10 @@ export class SourceFeed {
       })
       onScanned?.(directories.reduce((files, { count }) => files + count, 0))
     }
-    await database.transaction(async (tx) => intake.loseDirectories(visited, unreadable, tx))
+    await database.transaction(async (tx) => {
+      await intake.loseDirectories(visited, unreadable, tx)
+      this.#checkSameRoot(root)
+    })
   }
 
   /** Stops listening and scanning. What was heard is handed over first. */
@@ -146,9 +149,11 @@ export class SourceFeed {
       const paths = [...this.#news].slice(0, batch)
       for (const path of paths) this.#news.delete(path)
       try {
-        // When the root is gone its files are not deleted: they are out of sight.
-        this.#checkRoot()
-        await database.transaction(async (tx: Transaction) => intake.look(paths, tx))
+        const root = this.#identity()
+        await database.transaction(async (tx) => {
+          await intake.look(paths, tx)
+          this.#checkSameRoot(root)
+        })
       } catch (error) {
         log.error(`Changes of ${this.source.directory} could not be noted: ${(error as Error).message}`)
         this.#rescan(`${this.source.directory} is scanned again.`)
@@ -208,6 +213,21 @@ export class SourceFeed {
     await this.#options.clock.sleep(absenceMs, this.#abort.signal).catch(() => undefined)
   }
 
+  /**
+   * Files that were looked at while the root went away seem deleted but are only out of sight. Called at the end of a
+   * transaction, so that its rejection takes back whatever was made of that.
+   */
+  #checkSameRoot(before: string) {
+    if (this.#identity() !== before) throw this.#unreachable('it is not the directory it was a moment ago')
+  }
+
+  /** Tells the root from another directory of that name. Throws UNREACHABLE when there is none. */
+  #identity(): string {
+    this.#checkRoot()
+    const { dev, ino } = statSync(`${this.source.directory}/`, { bigint: true })
+    return `${dev}:${ino}`
+  }
+
   #checkRoot() {
     const { directory } = this.source
     try {
@@ -222,11 +242,9 @@ export class SourceFeed {
    * A mount point without its file system is an empty directory. An empty root that is another directory than the one
    * whose files we have seen is therefore taken for an absent one.
    */
-  async #checkMount() {
-    this.#checkRoot()
+  async #checkMount(): Promise<string> {
     const { directory, name } = this.source
-    const { dev, ino } = lstatSync(`${directory}/`, { bigint: true })
-    const identity = `${dev}:${ino}`
+    const identity = this.#identity()
     const isEmpty = readdirSync(directory).length === 0
     const setting = `root of ${name}`
     await this.#options.database.transaction(async (tx) => {
@@ -240,6 +258,7 @@ export class SourceFeed {
         identity,
       )
     })
+    return identity
   }
 
   #unreachable(reason: string, cause?: unknown): StowageError {

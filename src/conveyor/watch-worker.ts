@@ -11,13 +11,13 @@ import { flags, loadInotify, parseEvents, type Inotify, type KernelEvent } from 
 export interface WatchRequest {
   root: string
   ignore: readonly string[]
-  /** Becomes 1 when the watching is to end; then somebody removes a watch to wake us. */
+  /** Becomes 1 when the watching is to end; then somebody ends a watch of the system's root to wake us. */
   closing: Int32Array
 }
 
 /** What the thread sends. */
 export type WatchMessage =
-  | { kind: 'open'; descriptor: number; watch: number }
+  | { kind: 'open'; descriptor: number }
   | { kind: 'ready' }
   /** Paths something may have happened to. */
   | { kind: 'news'; paths: string[] }
@@ -63,12 +63,10 @@ export class WatchedTree {
     this.descriptor = inotify.open()
   }
 
-  /** Watches the whole tree. The root's watch comes first; it is the one to remove in order to wake the reader. */
+  /** Watches the whole tree. */
   start(): void {
-    this.#watch('')
-    const root = this.#watches.get('')
-    if (root === undefined) throw new Error(`${this.#root} cannot be watched`)
-    this.#send({ kind: 'open', descriptor: this.descriptor, watch: root })
+    if (!this.#watch('')) throw new Error('it is not there, or may not be read')
+    this.#send({ kind: 'open', descriptor: this.descriptor })
     this.#adopt('', false)
     this.#send({ kind: 'ready' })
   }

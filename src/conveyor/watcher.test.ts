@@ -142,6 +142,25 @@ for (const way of ways)
       await heard.until(() => heard.gone)
     })
 
+    test('it can be closed at any moment, and more than once', async (t) => {
+      const { root, watcher } = await start(t, way)
+      fs.rmSync(root, { recursive: true })
+      await watcher.close()
+      await watcher.close()
+      const base = fs.mkdtempSync(path.join(tmpdir(), 'stowage-watch-'))
+      t.after(() => fs.rmSync(base, { recursive: true, force: true }))
+      const deaf = () => assert.fail('it was not told to listen any more')
+      await watch(base, { way }, { news: deaf, lost: deaf, gone: deaf, deaf, warning: deaf }).close()
+    })
+
+    test('a root that is not there cannot be watched', async () => {
+      const silent = () => {}
+      const listener = { news: silent, lost: silent, gone: silent, deaf: silent, warning: silent }
+      const watcher = watch('/nowhere/at/all', { way }, listener)
+      await assert.rejects(watcher.ready, { code: 'UNREACHABLE' })
+      await watcher.close()
+    })
+
     test('a name that is not UTF-8 is warned about, and the others are heard', async (t) => {
       const { root, heard, has } = await start(t, way)
       fs.writeFileSync(Buffer.concat([Buffer.from(`${root}/bad`), Buffer.from([0xff])]), 'x')

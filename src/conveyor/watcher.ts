@@ -2,8 +2,9 @@
 import * as fs from 'node:fs'
 import * as path from 'node:path'
 import { Worker } from 'node:worker_threads'
+import { StowageError } from '../core/errors.ts'
 import { ignoreMatcher } from './ignore.ts'
-import { loadInotify } from './inotify.ts'
+import { flags, loadInotify } from './inotify.ts'
 import type { WatchMessage, WatchRequest } from './watch-worker.ts'
 
 /** What a watcher tells. Paths are relative to the root, with slashes. */
@@ -52,12 +53,15 @@ function watchKernel(root: string, { ignore = [] }: WatchOptions, listener: Watc
   })
   const { promise: ready, resolve, reject } = Promise.withResolvers<void>()
   const ended = new Promise<void>((end) => worker.once('exit', () => end()))
-  let open: { descriptor: number; watch: number } | undefined
+  const opened = Promise.withResolvers<number | undefined>()
+  let isReady = false
+  let closed: Promise<void> | undefined
   const hear: Record<WatchMessage['kind'], (message: never) => void> = {
-    open: (message: { descriptor: number; watch: number }) => {
-      open = message
+    open: ({ descriptor }: { descriptor: number }) => opened.resolve(descriptor),
+    ready: () => {
+      isReady = true
+      resolve()
     },
-    ready: () => resolve(),
     news: ({ paths }: { paths: string[] }) => listener.news(paths),
     overflow: () => listener.lost('The kernel had more events than it could keep.'),
     gone: () => listener.gone(),
@@ -66,22 +70,32 @@ function watchKernel(root: string, { ignore = [] }: WatchOptions, listener: Watc
     failed: ({ message }: { message: string }) => fail(new Error(message)),
   }
   const fail = (error: Error) => {
-    reject(error)
-    if (Atomics.load(closing, 0) === 0) listener.deaf(`${root} is not heard any more: ${error.message}.`)
+    opened.resolve(undefined)
+    reject(new StowageError('UNREACHABLE', `${root} cannot be watched: ${error.message}.`, { cause: error }))
+    if (isReady && Atomics.load(closing, 0) === 0) listener.deaf(`${root} is not heard any more: ${error.message}.`)
   }
   ready.catch(() => undefined)
   worker.on('message', (message: WatchMessage) => {
-    if (Atomics.load(closing, 0) === 0) hear[message.kind](message as never)
+    if (Atomics.load(closing, 0) === 0 || message.kind === 'open' || message.kind === 'failed')
+      hear[message.kind](message as never)
   })
   worker.on('error', fail)
+  worker.once('exit', () => opened.resolve(undefined))
+  const end = async () => {
+    Atomics.store(closing, 0, 1)
+    const descriptor = await opened.promise
+    // The thread sits in a read that only an event ends. A watch of the system's root always works, and its end is one.
+    const inotify = descriptor === undefined ? undefined : loadInotify()
+    if (inotify && descriptor !== undefined && worker.threadId >= 0)
+      inotify.remove(descriptor, inotify.add(descriptor, '/', flags.deleteSelf))
+    await ended
+  }
   return {
     kind: 'inotify',
     ready,
     close: async () => {
-      Atomics.store(closing, 0, 1)
-      // The thread sits in a read that only an event ends; the end of its first watch is one.
-      if (open) loadInotify()?.remove(open.descriptor, open.watch)
-      await ended
+      closed ??= end()
+      return closed
     },
   }
 }
@@ -94,6 +108,7 @@ class NodeWatcher implements Watcher {
   readonly #isIgnored: ReturnType<typeof ignoreMatcher>
   readonly #listener: WatchListener
   readonly #watchers = new Map<string, fs.FSWatcher>()
+  #isDeaf = false
 
   constructor(root: string, options: WatchOptions, listener: WatchListener) {
     this.#root = root
@@ -112,7 +127,7 @@ class NodeWatcher implements Watcher {
     const isRecursive = process.platform === 'darwin' || process.platform === 'win32'
     if (isRecursive) this.#listen('', true)
     else this.#adopt('', false)
-    if (!this.#watchers.has('')) throw new Error(`${this.#root} cannot be watched`)
+    if (!this.#watchers.has('')) throw new StowageError('UNREACHABLE', `${this.#root} cannot be watched.`)
   }
 
   #listen(directory: string, recursive: boolean): boolean {
@@ -125,7 +140,10 @@ class NodeWatcher implements Watcher {
       return true
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
-      if (code === 'ENOSPC' || code === 'EMFILE') this.#listener.deaf(noWatches)
+      if ((code === 'ENOSPC' || code === 'EMFILE') && !this.#isDeaf) {
+        this.#isDeaf = true
+        this.#listener.deaf(noWatches)
+      }
       return false
     }
   }
