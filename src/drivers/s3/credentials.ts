@@ -32,14 +32,29 @@ export function fixedCredentials(credentials: Credentials): CredentialSource {
   return async () => credentials
 }
 
-/** Looks at each place in turn, and remembers what it found until that ends. Rejects with DENIED naming all places. */
+/**
+ * Looks at each place in turn, and remembers what it found until five minutes before that ends. However many ask at
+ * once, there is one search. Rejects with DENIED naming all places.
+ */
 export function credentialChain(region: string): CredentialSource {
-  let found: Promise<Credentials> | undefined
+  let known: Credentials | undefined
+  let searching: Promise<Credentials> | undefined
+  const renew = async () => {
+    try {
+      known = await search(region)
+      return known
+    } catch (error) {
+      // They are renewed early so that a failure of those who renew them can be lived with for a while.
+      if (known?.expiresMs !== undefined && known.expiresMs > Date.now()) return known
+      throw error
+    } finally {
+      searching = undefined
+    }
+  }
   return async () => {
-    const known = await found?.catch(() => undefined)
     if (known && (known.expiresMs === undefined || known.expiresMs - marginMs > Date.now())) return known
-    found = search(region)
-    return found
+    searching ??= renew()
+    return searching
   }
 }
 
@@ -119,7 +134,9 @@ async function fromWebIdentity(region: string): Promise<Credentials | undefined>
     RoleSessionName: session || 'stowage',
     WebIdentityToken: readFileSync(file, 'utf8').trim(),
   })
-  const response = await ask(`https://sts.${region}.amazonaws.com/`, { method: 'POST', body: form })
+  const domain = region.startsWith('cn-') ? 'amazonaws.com.cn' : 'amazonaws.com'
+  const endpoint = process.env['AWS_ENDPOINT_URL_STS'] || `https://sts.${region}.${domain}/`
+  const response = await ask(endpoint, { method: 'POST', body: form })
   const tree = readXml(Buffer.from(await response.arrayBuffer()))
   const credentials = tree.children['AssumeRoleWithWebIdentityResult']?.[0]?.children['Credentials']?.[0]
   if (!credentials) throw new Error('the answer has no credentials')

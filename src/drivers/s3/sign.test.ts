@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { hash } from 'node:crypto'
 import { test } from 'node:test'
-import { encode, encodeQuery, Signer } from './sign.ts'
+import { encode, encodeQuery, Signer, type Signable } from './sign.ts'
 
 const credentials = {
   accessKeyId: 'AKIAIOSFODNN7EXAMPLE',
@@ -12,7 +12,7 @@ const now = new Date('2013-05-24T00:00:00Z')
 const host = 'examplebucket.s3.amazonaws.com'
 const empty = hash('sha256', '')
 
-const examples = [
+const examples: { name: string; request: Signable; signature: string }[] = [
   {
     name: 'GET of an object with a range',
     request: { method: 'GET', path: '/test.txt', query: {}, headers: { host, range: 'bytes=0-9' }, payload: empty },

@@ -30,7 +30,7 @@ const algorithm = 'AWS4-HMAC-SHA256'
 export class Signer {
   readonly region: string
   readonly #service: string
-  #key: { name: string; value: Buffer } | undefined
+  #key: { day: string; secret: string; value: Buffer } | undefined
 
   constructor(region: string, service = 's3') {
     this.region = region
@@ -88,17 +88,39 @@ export class Signer {
     return `${time.slice(0, 8)}/${this.region}/${this.#service}/aws4_request`
   }
 
-  #keyOf(day: string, { secretAccessKey, accessKeyId }: Credentials): Buffer {
-    const name = `${day} ${accessKeyId}`
-    if (this.#key?.name !== name) {
+  #keyOf(day: string, { secretAccessKey: secret }: Credentials): Buffer {
+    if (this.#key?.day !== day || this.#key.secret !== secret) {
       const steps = [day, this.region, this.#service, 'aws4_request']
       const value = steps.reduce<Buffer>(
         (key, step) => createHmac('sha256', key).update(step).digest(),
-        Buffer.from(`AWS4${secretAccessKey}`),
+        Buffer.from(`AWS4${secret}`),
       )
-      this.#key = { name, value }
+      this.#key = { day, secret, value }
     }
     return this.#key.value
+  }
+}
+
+/**
+ * HMAC-SHA-256 (RFC 2104) of many texts with one key. Hashing the padded key in front of each text costs a fifth of what
+ * setting up node's own Hmac does.
+ */
+class HmacKey {
+  readonly #inner = Buffer.alloc(64, 0x36)
+  readonly #outer = Buffer.alloc(96, 0x5c)
+
+  constructor(key: Buffer) {
+    for (const [index, byte] of key.entries()) {
+      this.#inner.writeUInt8(byte ^ 0x36, index)
+      this.#outer.writeUInt8(byte ^ 0x5c, index)
+    }
+  }
+
+  /** Hex. */
+  sign(text: string): string {
+    const inner = hash('sha256', Buffer.concat([this.#inner, Buffer.from(text)]), 'buffer')
+    inner.copy(this.#outer, 64)
+    return hash('sha256', this.#outer)
   }
 }
 
