@@ -1,4 +1,5 @@
 /** How many at once: a fixed limit, and one that finds its own. */
+import { onAbort } from './abort.ts'
 import { codeOf, StowageError } from './errors.ts'
 
 /** Runs at most `max` pieces of work at once; the others wait their turn, first come first served. */
@@ -54,11 +55,11 @@ export class Limit {
       entry.start = () => this.#next(true)
       reject(cancelled(signal))
     }
-    signal.addEventListener('abort', abort, { once: true })
+    const stopListening = onAbort(signal, abort)
     try {
       await promise
     } finally {
-      signal.removeEventListener('abort', abort)
+      stopListening()
     }
   }
 

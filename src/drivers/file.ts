@@ -27,9 +27,10 @@ const temporaryDirectory = '.stowage-tmp'
 
 /**
  * Up to this size a file is written by calls that do not leave the thread: they only fill the page cache, and going to
- * the thread pool and back costs several times as much. The wait for the disk is always elsewhere.
+ * the thread pool and back costs more. At 32 KiB that is twice as fast, from 128 KiB on it is no gain. The wait for the
+ * disk is always elsewhere.
  */
-const smallBytes = 128 * 1024
+const smallBytes = 64 * 1024
 
 /** Neither follows a link nor waits for the other end of a pipe. */
 const readFlags = sync.constants.O_RDONLY | sync.constants.O_NOFOLLOW | sync.constants.O_NONBLOCK

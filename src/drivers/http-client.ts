@@ -5,6 +5,7 @@
 import * as net from 'node:net'
 import { Readable } from 'node:stream'
 import * as tls from 'node:tls'
+import { onAbort } from '../core/abort.ts'
 import { StowageError } from '../core/errors.ts'
 import { Limit } from '../core/limit.ts'
 
@@ -46,7 +47,9 @@ export interface HttpResponse {
 }
 
 const headerLimit = 64 * 1024
-const idleSockets = 64
+const idleSockets = 256
+/** Copying a short body behind its head is cheaper than a second piece for the kernel to gather. */
+const oneWriteBytes = 64 * 1024
 
 /** A client for one server. */
 export class HttpClient {
@@ -227,10 +230,9 @@ class Connection {
     const incoming = new Incoming(method === 'HEAD', this.#socket)
     this.#exchange = incoming
     const abort = () => this.#fail('ABORTED', 'was cut short: the call was cancelled')
-    if (signal?.aborted) abort()
-    signal?.addEventListener('abort', abort, { once: true })
+    const stopListening = onAbort(signal, abort)
     const done = incoming.ended.then((isClean) => {
-      signal?.removeEventListener('abort', abort)
+      stopListening()
       this.#exchange = undefined
       // An answer that came before we had sent everything leaves the socket in the middle of a request.
       if (!isClean || this.#socket.writableLength > 0) this.#isReusable = false
@@ -241,10 +243,18 @@ class Connection {
   }
 
   #write(head: string, body: Uint8Array | undefined) {
-    this.#socket.cork()
-    this.#socket.write(head, 'latin1')
-    if (body && body.byteLength > 0) this.#socket.write(body)
-    this.#socket.uncork()
+    if (!body || body.byteLength === 0) this.#socket.write(head, 'latin1')
+    else if (body.byteLength <= oneWriteBytes) {
+      const bytes = Buffer.allocUnsafe(head.length + body.byteLength)
+      bytes.write(head, 'latin1')
+      bytes.set(body, head.length)
+      this.#socket.write(bytes)
+    } else {
+      this.#socket.cork()
+      this.#socket.write(head, 'latin1')
+      this.#socket.write(body)
+      this.#socket.uncork()
+    }
   }
 
   #take(chunk: Buffer) {

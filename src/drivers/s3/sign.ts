@@ -30,7 +30,7 @@ const algorithm = 'AWS4-HMAC-SHA256'
 export class Signer {
   readonly region: string
   readonly #service: string
-  #key: { day: string; secret: string; value: Buffer } | undefined
+  #key: { day: string; secret: string; value: HmacKey } | undefined
 
   constructor(region: string, service = 's3') {
     this.region = region
@@ -79,23 +79,21 @@ export class Signer {
 
   #signature(canonical: string, time: string, credentials: Credentials): string {
     const text = `${algorithm}\n${time}\n${this.#scope(time)}\n${hash('sha256', canonical)}`
-    return createHmac('sha256', this.#keyOf(time.slice(0, 8), credentials))
-      .update(text)
-      .digest('hex')
+    return this.#keyOf(time.slice(0, 8), credentials).sign(text)
   }
 
   #scope(time: string): string {
     return `${time.slice(0, 8)}/${this.region}/${this.#service}/aws4_request`
   }
 
-  #keyOf(day: string, { secretAccessKey: secret }: Credentials): Buffer {
+  #keyOf(day: string, { secretAccessKey: secret }: Credentials): HmacKey {
     if (this.#key?.day !== day || this.#key.secret !== secret) {
       const steps = [day, this.region, this.#service, 'aws4_request']
-      const value = steps.reduce<Buffer>(
-        (key, step) => createHmac('sha256', key).update(step).digest(),
+      const key = steps.reduce<Buffer>(
+        (above, step) => createHmac('sha256', above).update(step).digest(),
         Buffer.from(`AWS4${secret}`),
       )
-      this.#key = { day, secret, value }
+      this.#key = { day, secret, value: new HmacKey(key) }
     }
     return this.#key.value
   }
@@ -143,7 +141,11 @@ export function encodeQuery(query: Readonly<Record<string, string>>): string {
     .join('&')
 }
 
-/** `20261121T030405Z` */
+/** `20261121T030405Z`, kept for the second it holds. */
 function amzDate(now: Date): string {
-  return now.toISOString().replace(/[-:]|\.\d{3}/g, '')
+  const second = Math.floor(now.getTime() / 1000)
+  if (second !== lastDate.second) lastDate = { second, text: now.toISOString().replace(/[-:]|\.\d{3}/g, '') }
+  return lastDate.text
 }
+
+let lastDate = { second: Number.NaN, text: '' }
