@@ -209,6 +209,72 @@ test('a store that is down delays its own deliveries and nobody else’s', async
   await close()
 })
 
+test('a file that grows while it is read is not delivered in part, and whole when it rests', async (t) => {
+  const s = await scene(t)
+  const inner = s.drivers['out'] as Driver
+  const stored: number[] = []
+  let isGrown = false
+  s.drivers['out'] = {
+    ...inner,
+    write: async (key, body, options) => {
+      const growing = async function* () {
+        for await (const chunk of body) {
+          if (!isGrown) fs.appendFileSync(path.join(s.site, 'log'), 'more')
+          isGrown = true
+          yield chunk
+        }
+      }
+      const info = await inner.write(key, growing(), options)
+      stored.push(info.size)
+      return info
+    },
+  }
+  s.write('log', 'x'.repeat(3_000_000))
+  await s.sync([{}], 10_000)
+  assert.deepEqual(stored, [3_000_004])
+})
+
+test('a full disk is waited for, and nothing is set aside', async (t) => {
+  const s = await scene(t)
+  let isFull = true
+  const inner = s.drivers['out'] as Driver
+  s.drivers['out'] = {
+    ...inner,
+    writeBytes: async (key, bytes, options) => {
+      if (isFull) throw new StowageError('NO_SPACE', 'the disk is full')
+      return inner.writeBytes?.(key, bytes, options) ?? assert.fail()
+    },
+  }
+  s.write('a', '1')
+  const { conveyor, close } = await s.open([{}])
+  await conveyor.start()
+  await conveyor.scan()
+  await conveyor.idle({ patienceMs: 0 })
+  assert.deepEqual(await conveyor.queue.setAside(), [])
+  isFull = false
+  await conveyor.idle({ patienceMs: 60_000 })
+  await close()
+  assert.deepEqual(await s.content(), { a: '1' })
+})
+
+test('a store that corrupts what it is given is found out, and the file is sent again', async (t) => {
+  const s = await scene(t)
+  let isBroken = true
+  const inner = s.drivers['out'] as Driver
+  s.drivers['out'] = {
+    ...inner,
+    writeBytes: async (key, bytes, options) => {
+      const sent = isBroken ? bytes.subarray(1) : bytes
+      isBroken = false
+      const { size: _, ...rest } = options ?? {}
+      return inner.writeBytes?.(key, sent, rest) ?? assert.fail()
+    },
+  }
+  s.write('a', 'whole')
+  await s.sync([{}], 10_000)
+  assert.deepEqual(await s.content(), { a: 'whole' })
+})
+
 test('a processor that throws keeps its job with the reason, and the rest goes on', async (t) => {
   const s = await scene(t)
   const broken: Processor = {
