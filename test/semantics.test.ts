@@ -21,5 +21,6 @@ for (const line of promises)
     const named = [...(/Tests?: (.*)$/.exec(line)?.[1] ?? '').matchAll(/`([^`]+)`/g)].map(([, name]) => name ?? '')
     assert.ok(named.length > 0, `no test is named: ${line}`)
     // As it stands in the source: a title in quotes, whose quotes may be escaped, or part of a template.
-    for (const name of named) assert.ok(sources.includes(name) || sources.includes(name.replaceAll("'", "\\'")), `there is no test "${name}"`)
+    for (const name of named)
+      assert.ok(sources.includes(name) || sources.includes(name.replaceAll("'", "\\'")), `there is no test "${name}"`)
   })

@@ -39,6 +39,8 @@ export function fakeClock(start = 0): FakeClock {
       }),
     async advance(ms) {
       const end = now + ms
+      // Whoever is on the way to sleep gets there first.
+      await settled()
       for (let sleeper = next(end); sleeper; sleeper = next(end)) {
         now = sleeper.until
         sleeper.wake()
