@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto'
 import { after, describe, test } from 'node:test'
 import { collect, toBody } from '../src/core/bytes.ts'
 import { parseStorageUrl } from '../src/core/storage-url.ts'
+import { copyParts } from '../src/drivers/s3/multipart.ts'
 import { s3Driver, s3FromUrl } from '../src/drivers/s3/s3.ts'
 import { prefixed } from '../src/store/wrappers/prefix.ts'
 import { retrying } from '../src/store/wrappers/retry.ts'
@@ -34,6 +35,14 @@ function testServer(s3: TestServer) {
   describe('s3', () => testWhatIsSpecial(s3))
 }
 
+/** How many uploads of a bucket were begun and neither completed nor taken back. */
+async function unfinished(s3: TestServer, bucket: string): Promise<number> {
+  const service = s3.service(bucket)
+  const uploads = (await (await service.request({ method: 'GET', query: { uploads: '' } })).bytes()).toString()
+  await service.close()
+  return uploads.split('<UploadId>').length - 1
+}
+
 async function* pieces(bytes: Buffer, size = 1_000_003) {
   for (let at = 0; at < bytes.byteLength; at += size) yield bytes.subarray(at, at + size)
 }
@@ -60,10 +69,85 @@ function testWhatIsSpecial(s3: TestServer) {
     await assert.rejects(driver.write('never', failing()), /the source broke/)
     await assert.rejects(driver.write('never', pieces(randomBytes(36 << 20)), { size: 1 }), { code: 'CORRUPT' })
     await assert.rejects(driver.stat('never'), { code: 'NOT_FOUND' })
-    const service = s3.service('aborted')
-    const uploads = (await (await service.request({ method: 'GET', query: { uploads: '' } })).bytes()).toString()
+    assert.equal(await unfinished(s3, 'aborted'), 0)
+  })
+
+  test('a cancelled write ends although its body is silent, and leaves no unfinished upload', async () => {
+    await using driver = closing(await s3.bucket('silent'))
+    for (const size of [1000, 20 << 20]) {
+      const controller = new AbortController()
+      const body = async function* () {
+        yield* pieces(randomBytes(size))
+        controller.abort()
+        await new Promise(() => {})
+      }
+      await assert.rejects(driver.write('never', body(), { signal: controller.signal }), { code: 'ABORTED' })
+    }
+    assert.equal(await unfinished(s3, 'silent'), 0)
+  })
+
+  test('a body that does not end is refused as soon as it is longer than announced', async () => {
+    await using driver = closing(await s3.bucket('endless'))
+    let isClosed = false
+    const body = async function* () {
+      try {
+        for (;;) yield Buffer.alloc(1 << 20)
+      } finally {
+        isClosed = true
+      }
+    }
+    await assert.rejects(driver.write('never', body(), { size: 40 << 20 }), { code: 'CORRUPT' })
+    assert.ok(isClosed)
+    assert.equal(await unfinished(s3, 'endless'), 0)
+  })
+
+  test('300 bodies that are dropped, read or not, cost no connection', async () => {
+    await using driver = closing(await s3.bucket('left'))
+    await driver.write('big', toBody(randomBytes(2 << 20)))
+    for (let i = 0; i < 300; i++) {
+      const { body } = await driver.read('big')
+      if (i % 2 === 0) await body[Symbol.asyncIterator]().next()
+      body.destroy()
+    }
+    assert.equal((await collect((await driver.read('big')).body)).byteLength, 2 << 20)
+  })
+
+  test('a copy in parts is the same object, of the version it began with', async () => {
+    await using driver = closing(await s3.bucket('large-copies'))
+    const bytes = randomBytes(13 << 20)
+    const { etag } = await driver.write('from', pieces(bytes))
+    const service = s3.service('large-copies')
+    const target = { service, key: 'to', headers: { 'content-type': 'text/css' }, conditions: {} }
+    const source = { bucket: s3.named('large-copies'), key: 'from', size: bytes.byteLength, etag: `"${etag}"` }
+    await copyParts(target, source, 5 << 20, undefined)
+    const { info, body } = await driver.read('to')
+    assert.equal(info.contentType, 'text/css')
+    assert.ok((await collect(body)).equals(bytes))
+    await assert.rejects(copyParts(target, { ...source, key: 'absent' }, 5 << 20, undefined), { code: 'NOT_FOUND' })
     await service.close()
-    assert.ok(!uploads.includes('<UploadId>'), uploads)
+    assert.equal(await unfinished(s3, 'large-copies'), 0)
+  })
+
+  test('a long write with ifAbsent meets what is there, and a file can be copied onto itself', async () => {
+    await using driver = closing(await s3.bucket('taken'))
+    await driver.write('a', toBody('first'))
+    await assert.rejects(driver.write('a', pieces(randomBytes(20 << 20)), { ifAbsent: true }), { code: 'EXISTS' })
+    assert.equal((await driver.copy?.('a', 'a'))?.size, 5)
+    assert.equal((await driver.write('b', pieces(randomBytes(20 << 20)), { ifAbsent: true })).size, 20 << 20)
+    assert.equal(await unfinished(s3, 'taken'), 0)
+  })
+
+  test('keys with every awkward character are listed as they are, and what is no key is passed over', async () => {
+    await using driver = closing(await s3.bucket('awkward'))
+    const keys = ['a+b', 'a b', 'a%2Bb', 'a&amp;b', '<a>', '\'"', 'tab\t', '\x01', '\u2028', '~!*()']
+    for (const key of keys) await driver.writeBytes?.(key, Buffer.from('x'))
+    const service = s3.service('awkward')
+    for (const key of ['folder/', 'a//b', '../up']) await (await service.request({ method: 'PUT', key })).bytes()
+    await service.close()
+    const listed = await Array.fromAsync(driver.list(''))
+    assert.deepEqual(listed.map(({ key }) => key).sort(), keys.toSorted())
+    await driver.deleteMany?.(keys)
+    assert.deepEqual(await Array.fromAsync(driver.list('')), [])
   })
 
   test('2,500 files are listed page by page and deleted in batches', async () => {
@@ -166,8 +250,12 @@ function testWhatIsSpecial(s3: TestServer) {
     t.after(() => {
       Date.now = now
     })
-    await driver.write('a', toBody('x'))
-    assert.equal((await driver.stat('a')).size, 1)
+    // All that are on their way when the first learns of it have to be sent again.
+    const keys = Array.from({ length: 20 }, (_, i) => `f${i}`)
+    await Promise.all(keys.map(async (key) => driver.write(key, toBody('x'))))
+    for (const key of keys) assert.equal((await driver.stat(key)).size, 1)
+    const url = (await driver.signedUrl?.('f1', { method: 'GET', expiresInSeconds: 60 })) ?? ''
+    assert.equal((await fetch(url)).status, 200)
   })
 
   test('rclone reads what the driver wrote, whole and in parts', async (t) => {

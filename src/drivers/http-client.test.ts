@@ -291,6 +291,16 @@ describe('connections', () => {
     assert.ok(most <= 3, `${most} sockets`)
   })
 
+  test('a body whose connection breaks before anybody reads it fails when it is read, and not before', async () => {
+    await using server = await answering((socket) => socket.write('HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello'))
+    await using client = clientOf(server.port)
+    const body = (await client.request(get)).stream()
+    const closed = new Promise<void>((resolve) => body.once('close', resolve))
+    for (const socket of server.sockets) socket.destroy()
+    await closed
+    await assert.rejects(collect(body), { code: 'UNREACHABLE' })
+  })
+
   test('closing ends what runs and what waits, and nothing starts after it', async () => {
     await using server = await answering(() => {})
     const client = clientOf(server.port, { maxSockets: 1 })

@@ -467,6 +467,8 @@ class Incoming {
       },
     })
     this.#stream = stream
+    // Whoever reads later finds the error then; until that nobody listens, which would end the process.
+    stream.on('error', () => undefined)
     for (const chunk of this.#chunks) stream.push(chunk)
     this.#chunks = []
     if (this.#error) stream.destroy(this.#error)

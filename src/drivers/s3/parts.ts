@@ -1,20 +1,24 @@
-/** Cuts a body into parts of one size, in buffers that are used again: memory does not depend on how long the body is. */
+/** Cuts a body into parts, in buffers that are used again: memory does not depend on how long the body is. */
+
+/** Bodies up to this size are one request; longer ones go in parts of at least it. */
+export const partBytes = 16 << 20
+/** What S3 takes. */
+const maxParts = 10_000
+const mebibyte = 1 << 20
+/** What a body of unknown length begins in, doubled while it grows. */
+const firstBytes = 64 * 1024
+const idleBuffers = 8
 
 /** Buffers of one size, handed out again after their part was sent. */
 export class PartPool {
   readonly #free: Buffer[] = []
-  readonly #size: number
 
-  constructor(size: number) {
-    this.#size = size
-  }
-
-  take(): Buffer {
-    return this.#free.pop() ?? Buffer.allocUnsafeSlow(this.#size)
+  take(size: number): Buffer {
+    return (size === partBytes ? this.#free.pop() : undefined) ?? Buffer.allocUnsafeSlow(size)
   }
 
   give(buffer: Buffer): void {
-    if (buffer.byteLength === this.#size) this.#free.push(buffer)
+    if (buffer.byteLength === partBytes && this.#free.length < idleBuffers) this.#free.push(buffer)
   }
 }
 
@@ -25,22 +29,47 @@ export interface Part {
   isLast: boolean
 }
 
-/** Parts of exactly the pool's size, the last one shorter; an empty body has one empty part. */
-export async function* cut(body: AsyncIterable<Uint8Array>, size: number, pool: PartPool): AsyncGenerator<Part> {
-  let buffer = pool.take()
+/**
+ * The size of part n (1, 2, …), so that 10,000 parts hold any body S3 takes (5 TiB). Where the length is not known, parts
+ * stay small for the first 15 GiB and then grow.
+ */
+export function partSize(number: number, announced: number | undefined): number {
+  if (announced !== undefined) return Math.max(partBytes, Math.ceil(announced / maxParts / mebibyte) * mebibyte)
+  const thousands = Math.floor((number - 1) / 1000)
+  return partBytes * Math.max(1, Math.floor(1.2 * thousands ** 2))
+}
+
+/** Parts of the sizes given by {@link partSize}, the last one shorter; an empty body has one empty part. */
+export async function* cut(
+  body: AsyncIterable<Uint8Array>,
+  announced: number | undefined,
+  pool: PartPool,
+): AsyncGenerator<Part> {
+  let number = 1
+  let size = partSize(number, announced)
+  // Most bodies are short: the first buffer is only as large as it must be.
+  let buffer: Buffer = Buffer.allocUnsafeSlow(Math.min(size, announced ?? firstBytes))
   let filled = 0
   for await (const chunk of body)
     for (let at = 0; at < chunk.byteLength; ) {
       // A full part is only given away when it is known not to be the last.
       if (filled === size) {
         yield { bytes: buffer.subarray(0, size), buffer, isLast: false }
-        buffer = pool.take()
+        size = partSize(++number, announced)
+        buffer = pool.take(size)
         filled = 0
       }
       const length = Math.min(chunk.byteLength - at, size - filled)
+      if (filled + length > buffer.byteLength) buffer = enlarged(buffer, filled, Math.min(size, 2 * (filled + length)))
       buffer.set(chunk.subarray(at, at + length), filled)
       filled += length
       at += length
     }
   yield { bytes: buffer.subarray(0, filled), buffer, isLast: true }
+}
+
+function enlarged(buffer: Buffer, filled: number, size: number): Buffer {
+  const larger = Buffer.allocUnsafeSlow(size)
+  buffer.copy(larger, 0, 0, filled)
+  return larger
 }

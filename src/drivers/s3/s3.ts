@@ -3,9 +3,10 @@ import { createHash, hash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { Readable } from 'node:stream'
+import { onAbort } from '../../core/abort.ts'
 import { codeOf, StowageError } from '../../core/errors.ts'
-import { compareKeys } from '../../core/keys.ts'
 import { Limit } from '../../core/limit.ts'
+import { retry } from '../../core/retry.ts'
 import type { StorageUrl } from '../../core/storage-url.ts'
 import type {
   Body,
@@ -22,16 +23,18 @@ import { prefixed } from '../../store/wrappers/prefix.ts'
 import type { HttpResponse } from '../http-client.ts'
 import { credentialChain, fixedCredentials } from './credentials.ts'
 import { cut, PartPool, type Part } from './parts.ts'
-import { refusalOf, Service, type ServiceOptions } from './service.ts'
-import { encode } from './sign.ts'
+import { codeOfRefusal, etagOf, refusalOf, Service, type ServiceOptions } from './service.ts'
 
-/** Bodies up to this size are one request; longer ones go in parts of it. */
-const partBytes = 16 << 20
-const partsAtOnce = 4
-/** S3 takes 10,000 parts; so that longer bodies fit, parts grow after so many. */
-const growAfterParts = 1000
+// multipart.ts, listing.ts and xml.ts are loaded when they are needed: small writes never do.
+
+/** Larger objects are copied in parts. */
 const copyLimit = 5 * 2 ** 30
+const copyPartBytes = 2 ** 29
 const verifiedBytes = 1 << 20
+const batchKeys = 1000
+const batchesAtOnce = 4
+/** A body that has been read and is in memory is sent again; nobody else could. */
+const attempts = 4
 
 /** How a bucket is reached. */
 export interface S3Options extends Omit<ServiceOptions, 'credentials'> {
@@ -42,8 +45,8 @@ export interface S3Options extends Omit<ServiceOptions, 'credentials'> {
 }
 
 /**
- * `s3://KEY:SECRET@host/prefix?s3_bucket=…`, with `aws_region` (default us-east-1), `use_ssl` (default true), `path_style`
- * (default: for all but amazonaws.com), `sign_payload` (default: without TLS, except to this machine), `session_token`,
+ * `s3://KEY:SECRET@host/prefix?s3_bucket=…`, with `aws_region` (default: AWS_REGION, us-east-1), `use_ssl` (default true),
+ * `path_style` (default: for all but amazonaws.com, and for buckets with a dot), `sign_payload` (default: without TLS, except to this machine), `session_token`,
  * and `ca` (a file of certificates to trust).
  */
 export function s3FromUrl(url: StorageUrl): Driver {
@@ -58,10 +61,12 @@ export function s3FromUrl(url: StorageUrl): Driver {
     port: port ?? (tls ? 443 : 80),
     tls,
     bucket: bucket ?? '',
-    region: parameters.text('aws_region') ?? process.env['AWS_REGION'] ?? 'us-east-1',
-    pathStyle: parameters.flag('path_style', !isAws),
+    region:
+      parameters.text('aws_region') ?? process.env['AWS_REGION'] ?? process.env['AWS_DEFAULT_REGION'] ?? 'us-east-1',
+    // No certificate for *.s3.amazonaws.com holds for a name with one dot more.
+    pathStyle: parameters.flag('path_style', !isAws || bucket?.includes('.') === true),
     signPayload: parameters.flag('sign_payload', !tls && !isLoopback(host)),
-    ...(ca === undefined ? {} : { ca: readFileSync(ca, 'utf8') }),
+    ...(ca === undefined ? {} : { ca: readCertificates(ca) }),
     ...(user === undefined ? {} : { accessKeyId: user }),
     ...(password === undefined ? {} : { secretAccessKey: password }),
     ...(sessionToken === undefined ? {} : { sessionToken }),
@@ -105,13 +110,14 @@ class S3Driver implements Driver {
   }
   readonly #service: Service
   readonly #options: ServiceOptions
-  readonly #pool = new PartPool(partBytes)
+  readonly #pool = new PartPool()
   #isClosed = false
 
   constructor(options: ServiceOptions) {
     this.#options = options
     this.#service = new Service(options)
-    this.location = `s3://${options.host}/${options.bucket}`
+    const isUsual = options.port === (options.tls ? 443 : 80)
+    this.location = `s3://${options.host}${isUsual ? '' : `:${options.port}`}/${options.bucket}`
   }
 
   async read(key: string, options: ReadOptions = {}) {
@@ -128,24 +134,32 @@ class S3Driver implements Driver {
       accept: [416],
     })
     if (response.status === 416) return this.#emptyRange(key, response, options)
-    const info = infoOf(key, response)
-    const expected = Number(response.headers['content-length'])
-    return {
-      info,
-      body: Readable.from(whole(response, key, expected), { objectMode: false, highWaterMark: 256 * 1024 }),
+    const from = `bytes ${start}-`
+    if (options.range && !(response.status === 206 && response.headers['content-range']?.startsWith(from))) {
+      response.stream().destroy()
+      throw new StowageError('UNSUPPORTED', `${this.location} ignores ranges: it sent all of ${key}.`)
     }
+    // The stream exists from now on: whoever drops it unread still gives the connection back. It never ends early in silence.
+    return { info: infoOf(key, response), body: response.stream() }
   }
 
   async write(key: string, body: Body, options: WriteOptions = {}): Promise<FileInfo> {
     this.#check(options)
-    const parts = cut(watched(body, options), partBytes, this.#pool)
-    const first = await parts.next()
-    if (first.done) throw new StowageError('UNKNOWN', 'A body has at least one part.')
-    if (!first.value.isLast) return this.#writeParts(key, first.value, parts, options)
+    const stop = new AbortController()
+    const signal = options.signal ? AbortSignal.any([options.signal, stop.signal]) : stop.signal
+    const parts = cut(watched(key, body, options.size, signal), options.size, this.#pool)
     try {
-      return await this.writeBytes(key, first.value.bytes, options)
+      const first = await parts.next()
+      if (first.done) throw new StowageError('UNKNOWN', 'A body has at least one part.')
+      if (!first.value.isLast)
+        return await this.#writeParts(key, chained(first.value, parts), options, { stop, signal })
+      const { bytes, buffer } = first.value
+      const patience = { attempts, ...withSignal(options.signal) }
+      const info = await retry(async () => this.writeBytes(key, bytes, options), patience)
+      this.#pool.give(buffer)
+      return info
     } finally {
-      this.#pool.give(first.value.buffer)
+      await parts.return(undefined)
     }
   }
 
@@ -155,12 +169,11 @@ class S3Driver implements Driver {
     const headers = { ...headersOf(options), ...this.#conditions(options) }
     const { signal } = options
     const response = await this.#conditional(key, options, async () =>
-      this.#service.request({ method: 'PUT', key, headers, body: bytes, signal }),
+      this.#service.request({ method: 'PUT', key, headers, body: bytes, checksum: true, signal }),
     )
     await response.bytes()
-    const etag = response.headers['etag']
-    this.#verify(key, bytes, etag)
-    return writtenInfo(key, bytes.byteLength, etag, options)
+    this.#verify(key, bytes, response.headers)
+    return writtenInfo(key, bytes.byteLength, response.headers['etag'], options)
   }
 
   async stat(key: string, options: CallOptions = {}): Promise<FileInfo> {
@@ -170,23 +183,11 @@ class S3Driver implements Driver {
   }
 
   async *list(directory: string, options: ListOptions = {}): AsyncGenerator<Entry> {
-    const prefix = directory === '' ? '' : `${directory}/`
-    let query: Record<string, string> = { 'list-type': '2', 'encoding-type': 'url', 'max-keys': '1000', prefix }
-    if (options.recursive === false) query['delimiter'] = '/'
-    if (options.after !== undefined) query['start-after'] = options.after
-    for (;;) {
+    this.#check(options)
+    const { listed } = await import('./listing.ts')
+    for await (const entry of listed(this.#service, directory, options)) {
+      yield entry
       this.#check(options)
-      const response = await this.#service.request({ method: 'GET', query, signal: options.signal })
-      const { readXml, textOf } = await import('./xml.ts')
-      const page = readXml(await response.bytes(64 << 20))
-      for (const entry of entriesOf(page)) {
-        const isMarker = entry.kind === 'file' && (entry.key.endsWith('/') || entry.key === directory)
-        if (!isMarker && (options.after === undefined || compareKeys(entry.key, options.after) > 0)) yield entry
-      }
-      const token = textOf(page, 'NextContinuationToken')
-      if (textOf(page, 'IsTruncated') !== 'true' || token === undefined) return
-      const { 'start-after': _, ...rest } = query
-      query = { ...rest, 'continuation-token': token }
     }
   }
 
@@ -199,12 +200,13 @@ class S3Driver implements Driver {
   }
 
   async deleteMany(keys: readonly string[], options: CallOptions = {}): Promise<void> {
+    this.#check(options)
     // XML has no way to write these, so such keys are deleted one by one.
     const isPlain = (key: string) => !/[\p{Cc}\ufffe\uffff]/u.test(key)
     const batches: string[][] = []
     const plain = keys.filter(isPlain)
-    for (let at = 0; at < plain.length; at += 1000) batches.push(plain.slice(at, at + 1000))
-    const limit = new Limit(4)
+    for (let at = 0; at < plain.length; at += batchKeys) batches.push(plain.slice(at, at + batchKeys))
+    const limit = new Limit(batchesAtOnce)
     const results = await Promise.allSettled([
       ...batches.map(async (batch) => limit.run(async () => this.#deleteBatch(batch, options), options.signal)),
       ...keys
@@ -217,20 +219,31 @@ class S3Driver implements Driver {
 
   async copy(from: string, to: string, options: CallOptions & { ifAbsent?: boolean } = {}): Promise<FileInfo> {
     this.#check(options)
+    const { signal } = options
     if (options.ifAbsent) await this.#refuseExisting(to, options)
-    const source = `/${encode(this.#options.bucket)}/${from.split('/').map(encode).join('/')}`
-    const { size } = await this.stat(from, options)
-    if (size > copyLimit) return this.#copyParts(source, from, to, size, options)
-    const headers = { 'x-amz-copy-source': source, ...this.#conditions(options) }
-    const response = await this.#conditional(to, options, async () =>
-      this.#service.request({ method: 'PUT', key: to, headers, signal: options.signal }),
-    )
-    // A copy takes long, so S3 says 200 first and only then whether it worked.
-    await this.#checkLateAnswer(response, `Copying ${from} to ${to}`)
+    const { headers: known } = await this.#service.request({ method: 'HEAD', key: from, signal })
+    // Services refuse to copy a file onto itself.
+    if (from === to) return this.stat(to, options)
+    const { copyParts, copySource } = await import('./multipart.ts')
+    const size = Number(known['content-length'])
+    const { bucket } = this.#options
+    const conditions = this.#conditions(options)
+    if (size > copyLimit) {
+      const source = { bucket, key: from, size, etag: known['etag'] }
+      const target = { service: this.#service, key: to, headers: keptHeaders(known), conditions }
+      const partBytes = Math.max(copyPartBytes, Math.ceil(size / 10_000))
+      await this.#conditional(to, options, async () => copyParts(target, source, partBytes, signal))
+    } else {
+      const headers = { 'x-amz-copy-source': copySource(bucket, from), ...conditions }
+      await this.#conditional(to, options, async () =>
+        this.#service.requestLate({ method: 'PUT', key: to, headers, signal }),
+      )
+    }
     return this.stat(to, options)
   }
 
   async signedUrl(key: string, options: { method: 'GET' | 'PUT'; expiresInSeconds: number }): Promise<string> {
+    this.#check({})
     const { method, expiresInSeconds } = options
     if (!(expiresInSeconds >= 1 && expiresInSeconds <= 604_800))
       throw new StowageError('INVALID_ARGUMENT', 'A signed URL can be valid from one second to seven days.')
@@ -247,12 +260,15 @@ class S3Driver implements Driver {
     throwIfAborted(signal)
   }
 
-  /** AWS wants the etag in quotes, Ceph without. */
+  get #isAws(): boolean {
+    return this.#options.host.endsWith('.amazonaws.com')
+  }
+
+  /** AWS wants the etag in quotes; Ceph takes it on writes only without. */
   #conditions({ ifAbsent, ifMatch }: { ifAbsent?: boolean; ifMatch?: string }): Record<string, string> {
-    const isAws = this.#options.host.endsWith('.amazonaws.com')
     return {
       ...(ifAbsent ? { 'if-none-match': '*' } : {}),
-      ...(ifMatch === undefined ? {} : { 'if-match': isAws ? `"${ifMatch}"` : ifMatch }),
+      ...(ifMatch === undefined ? {} : { 'if-match': this.#isAws ? `"${ifMatch}"` : ifMatch }),
     }
   }
 
@@ -278,19 +294,31 @@ class S3Driver implements Driver {
     }
   }
 
+  /**
+   * For what not every service does under a condition (Ceph ignores it on copies and at the end of uploads in parts). Who
+   * may not list is not told what is absent either; then the condition alone has to do, which AWS knows everywhere.
+   */
   async #refuseExisting(key: string, options: CallOptions) {
     const found = await this.stat(key, withSignal(options.signal)).catch((error: unknown) => {
-      if (codeOf(error) === 'NOT_FOUND') return undefined
+      if (codeOf(error) === 'NOT_FOUND' || (codeOf(error) === 'DENIED' && this.#isAws)) return undefined
       throw error
     })
     if (found) throw new StowageError('EXISTS', `The file ${key} is already in ${this.location}.`)
   }
 
-  /** What S3 stored in one piece without encryption of its own has its MD5 as etag. */
-  #verify(key: string, bytes: Uint8Array, etag: string | undefined) {
-    const plain = etag?.replaceAll('"', '') ?? ''
-    if (bytes.byteLength > verifiedBytes || !/^[0-9a-f]{32}$/.test(plain) || this.#options.tls) return
-    if (hash('md5', bytes) !== plain && plain !== emptyMd5)
+  /**
+   * What S3 stored in one piece without encrypting it has its MD5 as etag. Where the service has confirmed the checksum,
+   * or nobody could have changed the bytes on the way, that is enough.
+   */
+  #verify(key: string, bytes: Uint8Array, headers: Record<string, string>) {
+    const etag = headers['etag']?.replaceAll('"', '') ?? ''
+    const isEncrypted =
+      headers['x-amz-server-side-encryption']?.startsWith('aws:kms') ||
+      headers['x-amz-server-side-encryption-customer-algorithm'] !== undefined
+    const isConfirmed = headers['x-amz-checksum-crc32'] !== undefined
+    if (isEncrypted || isConfirmed || this.#options.tls) return
+    if (bytes.byteLength > verifiedBytes || !/^[0-9a-f]{32}$/.test(etag)) return
+    if (hash('md5', bytes) !== etag && etag !== emptyMd5)
       throw new StowageError('CORRUPT', `${key} arrived in ${this.location} as something else than what was sent.`, {
         retryable: true,
       })
@@ -327,214 +355,112 @@ class S3Driver implements Driver {
     const errors = readXml(await response.bytes()).children['Error'] ?? []
     const [first] = errors
     if (!first) return
-    const said = `${textOf(first, 'Code')} ${textOf(first, 'Message') ?? ''}`.trim()
-    throw new StowageError(
-      textOf(first, 'Code') === 'AccessDenied' ? 'DENIED' : 'UNREACHABLE',
-      `${errors.length} of ${keys.length} files in ${this.location} were not deleted, the first being ${textOf(first, 'Key')}: ${said}.`,
-    )
+    const code = textOf(first, 'Code')
+    const count = `${errors.length} of ${keys.length} files in ${this.location} were not deleted`
+    const said = `${code} ${textOf(first, 'Message') ?? ''}`.trim()
+    throw new StowageError(codeOfRefusal(code, 500), `${count}, the first being ${textOf(first, 'Key')}: ${said}.`)
   }
 
-  /** Sends the parts of a long body, some at once. Whatever fails, nothing of it stays: an unfinished upload costs money. */
-  async #writeParts(key: string, first: Part, rest: AsyncGenerator<Part>, options: WriteOptions): Promise<FileInfo> {
-    const uploadId = await this.#begin(key, options)
-    const stop = new AbortController()
-    const signal = options.signal ? AbortSignal.any([options.signal, stop.signal]) : stop.signal
-    const limit = new Limit(partsAtOnce)
-    const sending: Promise<void>[] = []
-    const etags: string[] = []
-    let size = 0
-    try {
-      for await (const part of grown(first, rest, this.#pool)) {
-        size += part.bytes.byteLength
-        const number = etags.push('')
-        const sent = limit.run(async () => {
-          etags[number - 1] = await this.#sendPart(key, uploadId, number, part.bytes, signal)
-          this.#pool.give(part.buffer)
-        }, signal)
-        sent.catch(() => stop.abort())
-        sending.push(sent)
-        // No further part is read before there is a place for it.
-        if (limit.waiting > 0 || limit.running >= partsAtOnce)
-          await Promise.race(sending.splice(0, sending.length - partsAtOnce + 1))
-        throwIfAborted(signal)
-      }
-      await Promise.all(sending)
-      checkSize(key, size, options.size)
-      const etag = await this.#complete(key, uploadId, etags, options)
-      return writtenInfo(key, size, etag, options)
-    } catch (error) {
-      stop.abort()
-      const results = await Promise.allSettled(sending)
-      await this.#abandon(key, uploadId)
-      const cause = results.find((result) => result.status === 'rejected' && codeOf(result.reason) !== 'ABORTED')
-      throw codeOf(error) === 'ABORTED' && !options.signal?.aborted && cause?.status === 'rejected'
-        ? cause.reason
-        : error
-    }
-  }
-
-  async #begin(key: string, options: WriteOptions): Promise<string> {
+  async #writeParts(
+    key: string,
+    parts: AsyncIterable<Part>,
+    options: WriteOptions,
+    flow: { stop: AbortController; signal: AbortSignal },
+  ): Promise<FileInfo> {
     if (options.ifAbsent) await this.#refuseExisting(key, options)
-    const headers = headersOf(options)
-    const response = await this.#service.request({
-      method: 'POST',
-      key,
-      query: { uploads: '' },
-      headers,
-      signal: options.signal,
-    })
-    const { readXml, textOf } = await import('./xml.ts')
-    const uploadId = textOf(readXml(await response.bytes()), 'UploadId')
-    if (!uploadId) throw new StowageError('UNREACHABLE', `${this.location} began no upload of ${key}.`)
-    return uploadId
-  }
-
-  async #sendPart(key: string, uploadId: string, number: number, body: Buffer, signal: AbortSignal): Promise<string> {
-    const query = { partNumber: String(number), uploadId }
-    for (let attempt = 1; ; attempt++)
-      try {
-        const response = await this.#service.request({ method: 'PUT', key, query, body, signal })
-        await response.bytes()
-        return response.headers['etag'] ?? ''
-      } catch (error) {
-        // The part is still in memory, so a passing failure need not cost the whole upload.
-        if (!(error instanceof StowageError) || !error.retryable || attempt >= 4) throw error
-        throwIfAborted(signal)
-        const { waitToRetry } = await import('../../core/retry.ts')
-        await waitToRetry(error, attempt, { attempts: 4, signal })
-      }
-  }
-
-  async #complete(key: string, uploadId: string, etags: string[], options: WriteOptions): Promise<string | undefined> {
-    const { escapeXml, readXml, textOf } = await import('./xml.ts')
-    const parts = etags.map(
-      (etag, index) => `<Part><PartNumber>${index + 1}</PartNumber><ETag>${escapeXml(etag)}</ETag></Part>`,
+    const { sendParts } = await import('./multipart.ts')
+    const conditions = this.#conditions(options)
+    const target = { service: this.#service, key, headers: headersOf(options), conditions }
+    const { size, etag } = await this.#conditional(key, options, async () =>
+      sendParts(target, parts, { pool: this.#pool, ...flow }, (total) => checkSize(key, total, options.size)),
     )
-    const body = Buffer.from(
-      `<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${parts.join('')}</CompleteMultipartUpload>`,
-    )
-    const headers = { 'content-type': 'application/xml', ...this.#conditions(options) }
-    const query = { uploadId }
-    const response = await this.#conditional(key, options, async () =>
-      this.#service.request({ method: 'POST', key, query, headers, body, signal: options.signal }),
-    )
-    const bytes = await this.#checkLateAnswer(response, `Storing ${key}`)
-    return bytes.byteLength > 0 ? textOf(readXml(bytes), 'ETag') : undefined
-  }
-
-  async #abandon(key: string, uploadId: string) {
-    const signal = AbortSignal.timeout(30_000)
-    await this.#service
-      .request({ method: 'DELETE', key, query: { uploadId }, signal, accept: [404] })
-      .then(async (response) => response.bytes())
-      .catch(() => undefined) // the failure that brought us here is the one to tell
-  }
-
-  async #copyParts(source: string, from: string, to: string, size: number, options: CallOptions): Promise<FileInfo> {
-    const { contentType, metadata } = await this.stat(from, options)
-    const write = { ...options, ...(contentType ? { contentType } : {}), ...(metadata ? { metadata } : {}) }
-    const uploadId = await this.#begin(to, write)
-    try {
-      const { readXml, textOf } = await import('./xml.ts')
-      const partSize = Math.max(2 ** 29, Math.ceil(size / 10_000))
-      const etags: string[] = []
-      for (let at = 0; at < size; at += partSize) {
-        const range = `bytes=${at}-${Math.min(size, at + partSize) - 1}`
-        const query = { partNumber: String(etags.length + 1), uploadId }
-        const headers = { 'x-amz-copy-source': source, 'x-amz-copy-source-range': range }
-        const response = await this.#service.request({ method: 'PUT', key: to, query, headers, signal: options.signal })
-        etags.push(textOf(readXml(await this.#checkLateAnswer(response, `Copying ${from}`)), 'ETag') ?? '')
-      }
-      await this.#complete(to, uploadId, etags, write)
-    } catch (error) {
-      await this.#abandon(to, uploadId)
-      throw error
-    }
-    return this.stat(to, options)
-  }
-
-  async #checkLateAnswer(response: HttpResponse, what: string): Promise<Buffer> {
-    const bytes = await response.bytes()
-    const { code, message } = refusalOf(bytes)
-    if (code === undefined) return bytes
-    throw new StowageError(
-      code === 'PreconditionFailed' ? 'CONFLICT' : 'UNREACHABLE',
-      `${what} in ${this.location} failed: ${code} ${message ?? ''}.`,
-    )
+    if (etag !== undefined) return writtenInfo(key, size, etag, options)
+    return this.stat(key, withSignal(options.signal))
   }
 }
 
 /** What servers that check nothing give for anything. */
 const emptyMd5 = 'd41d8cd98f00b204e9800998ecf8427e'
 
-/** The size is checked while the body is there to be refused; the signal between its pieces. */
-async function* watched(body: Body, { signal }: WriteOptions): AsyncGenerator<Uint8Array> {
-  for await (const chunk of body) {
-    throwIfAborted(signal)
-    yield chunk
-  }
-  throwIfAborted(signal)
-}
-
-/** After many parts they grow, so that S3's 10,000 hold a body of any length it takes (5 TiB). */
-async function* grown(first: Part, rest: AsyncGenerator<Part>, pool: PartPool): AsyncGenerator<Part> {
-  yield first
-  let count = 1
-  let gathered: Buffer[] = []
-  for await (const part of rest) {
-    const factor = count < growAfterParts ? 1 : 2 ** Math.floor(count / growAfterParts)
-    if (factor === 1) {
-      count++
-      yield part
-      continue
-    }
-    gathered.push(Buffer.from(part.bytes))
-    pool.give(part.buffer)
-    if (gathered.length < factor && !part.isLast) continue
-    const bytes = Buffer.concat(gathered)
-    gathered = []
-    count++
-    yield { bytes, buffer: bytes, isLast: part.isLast }
-  }
-}
-
-/** The body of an answer, which is an error when it is shorter than announced. */
-async function* whole(response: HttpResponse, key: string, expected: number): AsyncGenerator<Uint8Array> {
-  const stream = response.stream()
-  let size = 0
+/**
+ * The body, for as long as nobody has cancelled and it is not longer than announced. A body that says nothing any more is
+ * left when the signal fires.
+ */
+async function* watched(
+  key: string,
+  body: Body,
+  announced: number | undefined,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  const iterator = body[Symbol.asyncIterator]()
+  let leave: () => void = () => undefined
+  let isWaiting = false
+  const stopListening = onAbort(signal, () => leave())
   try {
-    for await (const chunk of stream as AsyncIterable<Uint8Array>) {
-      size += chunk.byteLength
-      yield chunk
+    for (let size = 0; ; ) {
+      throwIfAborted(signal)
+      isWaiting = true
+      const next = await new Promise<IteratorResult<Uint8Array>>((resolve, reject) => {
+        leave = () => reject(new StowageError('ABORTED', 'The call was cancelled.', { cause: signal.reason }))
+        iterator.next().then(resolve, reject)
+      })
+      isWaiting = false
+      throwIfAborted(signal)
+      if (next.done) return
+      size += next.value.byteLength
+      if (announced !== undefined && size > announced) checkSize(key, size, announced)
+      yield next.value
     }
   } finally {
-    stream.destroy()
+    stopListening()
+    // A body in the middle of its work would be waited for until it is through.
+    const ended = iterator.return?.().catch(() => undefined)
+    if (!isWaiting) await ended
   }
-  if (!Number.isNaN(expected) && size !== expected)
-    throw new StowageError('UNREACHABLE', `${key} ended after ${size} of ${expected} bytes.`)
+}
+
+async function* chained(first: Part, rest: AsyncGenerator<Part>): AsyncGenerator<Part> {
+  yield first
+  yield* rest
 }
 
 function headersOf({ contentType, cacheControl, metadata, modified }: WriteOptions): Record<string, string> {
   const headers: Record<string, string> = {}
-  if (contentType) headers['content-type'] = contentType
-  if (cacheControl) headers['cache-control'] = cacheControl
-  for (const [name, value] of Object.entries(metadata ?? {}))
-    headers[`x-amz-meta-${name.toLowerCase()}`] = checkedHeader(name, value)
+  if (contentType) headers['content-type'] = headerValue('content type', contentType)
+  if (cacheControl) headers['cache-control'] = headerValue('cache control', cacheControl)
+  for (const [name, value] of Object.entries(metadata ?? {})) {
+    if (!/^[\w-]+$/.test(name)) throw unfit(`name of the metadata ${JSON.stringify(name)}`)
+    headers[`x-amz-meta-${name.toLowerCase()}`] = headerValue(`metadata ${name}`, value)
+  }
   // The way rclone keeps modification times, so that its comparisons work on what we wrote.
   if (modified) headers['x-amz-meta-mtime'] = String(modified.getTime() / 1000)
   return headers
 }
 
-function checkedHeader(name: string, value: string): string {
-  if (!/^[\x20-\x7e]*$/.test(value) || !/^[\w-]+$/.test(name))
-    throw new StowageError(
-      'INVALID_ARGUMENT',
-      `The metadata ${JSON.stringify(name)} has characters that no header can carry.`,
-      {
-        hint: 'Use ASCII, or encode the value.',
-      },
-    )
+/** Spaces are collapsed, because signatures are made of headers in that form. */
+function headerValue(what: string, value: string): string {
+  if (!/^[\x20-\x7e]*$/.test(value)) throw unfit(what)
   return value.trim().replace(/ +/g, ' ')
+}
+
+function unfit(what: string): StowageError {
+  return new StowageError('INVALID_ARGUMENT', `The ${what} has characters that no header can carry.`, {
+    hint: 'Use ASCII, or encode the value.',
+  })
+}
+
+/** What a copy in parts has to be told, because it is a new object. */
+function keptHeaders(headers: Record<string, string>): Record<string, string> {
+  const names = [
+    'content-type',
+    'cache-control',
+    'content-disposition',
+    'content-encoding',
+    'content-language',
+    'expires',
+  ]
+  const kept = Object.entries(headers).filter(([name]) => names.includes(name) || name.startsWith('x-amz-meta-'))
+  return Object.fromEntries(kept)
 }
 
 function infoOf(key: string, { headers }: HttpResponse): FileInfo {
@@ -567,37 +493,16 @@ function withSignal(signal: AbortSignal | undefined): CallOptions {
   return signal ? { signal } : {}
 }
 
-function etagOf(raw: string | undefined): { etag?: string } {
-  const etag = raw?.replaceAll('"', '')
-  return etag ? { etag } : {}
-}
-
-/** A page of a listing, files and directories in one order. Keys come percent-encoded, as XML cannot hold them all. */
-function entriesOf(page: import('./xml.ts').XmlTree): Entry[] {
-  const decode = (text: string) => decodeURIComponent(text.replaceAll('+', ' '))
-  const first = (tree: import('./xml.ts').XmlTree, name: string) => tree.children[name]?.[0]?.text
-  const files = (page.children['Contents'] ?? []).map((each): Entry => {
-    const modified = new Date(first(each, 'LastModified') ?? Number.NaN)
-    return {
-      kind: 'file',
-      key: decode(first(each, 'Key') ?? ''),
-      size: Number(first(each, 'Size') ?? 0),
-      ...(Number.isNaN(modified.getTime()) ? {} : { modified }),
-      ...etagOf(first(each, 'ETag')),
-    }
-  })
-  const directories = (page.children['CommonPrefixes'] ?? []).map(
-    (each): Entry => ({ kind: 'directory', key: decode(first(each, 'Prefix') ?? '').replace(/\/$/, '') }),
-  )
-  if (directories.length === 0) return files
-  return [...files, ...directories].sort((a, b) => compareKeys(sortKey(a), sortKey(b)))
-}
-
-function sortKey({ kind, key }: Entry): string {
-  return kind === 'directory' ? `${key}/` : key
-}
-
 function isLoopback(host: string): boolean {
   const address = host.replace(/^\[|\]$/g, '')
   return address === 'localhost' || address === '::1' || (isIP(address) === 4 && address.startsWith('127.'))
+}
+
+function readCertificates(file: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw new StowageError('INVALID_CONFIG', `The certificates in ${file} cannot be read: ${code}.`, { cause: error })
+  }
 }

@@ -29,6 +29,8 @@ export interface ServiceRequest {
   query?: Record<string, string>
   headers?: Record<string, string>
   body?: Uint8Array
+  /** The body is an object or a part of one, which S3 takes a CRC32 of. Other bodies are small and always signed. */
+  checksum?: boolean
   signal?: AbortSignal | undefined
   /** Statuses besides 2xx that are answers, not failures. */
   accept?: readonly number[]
@@ -40,6 +42,8 @@ const emptyDigest = hash('sha256', '')
 export class Service {
   readonly #options: ServiceOptions
   #client: HttpClient
+  /** Those of regions that were the wrong ones: what they have begun, they may finish. */
+  readonly #formerClients: HttpClient[] = []
   #host: string
   #signer: Signer
   /** How far the service's clock is ahead of ours. */
@@ -47,7 +51,9 @@ export class Service {
 
   constructor(options: ServiceOptions) {
     this.#options = options
-    this.#host = options.pathStyle ? options.host : `${options.bucket}.${options.host}`
+    // The old global name is us-east-1; other regions answer it with a redirection.
+    const isGlobal = options.host === 's3.amazonaws.com' && options.region !== 'us-east-1'
+    this.#host = this.#hostOf(isGlobal ? `s3.${options.region}.amazonaws.com` : options.host)
     this.#client = this.#connect()
     this.#signer = new Signer(options.region)
   }
@@ -55,13 +61,27 @@ export class Service {
   /** Sends a request. Follows the service once to the right region and the right time; rejects with what S3 said. */
   async request(request: ServiceRequest): Promise<HttpResponse> {
     for (let attempt = 1; ; attempt++) {
+      // Others may have learned better in the meantime; then this one only has to be sent again.
+      const sent: Assumptions = { skewMs: this.#skewMs, region: this.#signer.region }
       const response = await this.#send(request)
       const { status } = response
       if ((status >= 200 && status < 300) || request.accept?.includes(status)) return response
-      const refusal = await readRefusal(response)
-      if (attempt > 2 || !(this.#correctClock(refusal, response) || this.#correctRegion(refusal, response)))
+      const refusal = refusalOf(await response.bytes(1 << 20))
+      if (attempt > 2 || !(this.#correctClock(refusal, response, sent) || this.#correctRegion(refusal, response, sent)))
         throw explain(refusal, response, request, this.#options)
     }
+  }
+
+  /**
+   * Sends a request whose answer begins before the work is done, so that it may say 200 first and only then that it has
+   * failed. Resolves to the answer's body.
+   */
+  async requestLate(request: ServiceRequest): Promise<Buffer> {
+    const response = await this.request(request)
+    const bytes = await response.bytes()
+    const refusal = refusalOf(bytes)
+    if (refusal.code === undefined) return bytes
+    throw explain(refusal, response, request, this.#options)
   }
 
   /** A URL for one object that needs no credentials until it expires. */
@@ -78,22 +98,28 @@ export class Service {
   }
 
   async close(): Promise<void> {
-    await this.#client.close()
+    await Promise.all([this.#client, ...this.#formerClients].map(async (client) => client.close()))
   }
 
-  async #send({ method, key, query = {}, headers: given, body, signal }: ServiceRequest): Promise<HttpResponse> {
+  async #send(request: ServiceRequest): Promise<HttpResponse> {
+    const { method, key, query = {}, headers: given, body, signal } = request
     const path = this.#path(key)
     const headers: Record<string, string> = { ...given, host: this.#hostHeader() }
-    let payload = emptyDigest
-    if (body && body.byteLength > 0) payload = this.#protect(body, headers)
+    const payload = body && body.byteLength > 0 ? this.#protect(body, request, headers) : emptyDigest
     this.#signer.sign({ method, path, query, headers, payload }, await this.#options.credentials(), this.#now())
     const search = encodeQuery(query)
-    return this.#client.request({
+    const response = await this.#client.request({
       method,
       path: search === '' ? path : `${path}?${search}`,
       headers,
       ...(body ? { body } : {}),
       ...(signal ? { signal } : {}),
+    })
+    const [ours, theirs] = [headers['x-amz-checksum-crc32'], response.headers['x-amz-checksum-crc32']]
+    if (ours === undefined || theirs === undefined || ours === theirs) return response
+    await response.bytes()
+    throw new StowageError('CORRUPT', `${key} arrived in ${this.#host} as something else than what was sent.`, {
+      retryable: true,
     })
   }
 
@@ -101,11 +127,9 @@ export class Service {
    * Over TLS, and to this machine itself, nobody can change the bytes on the way, so a checksum that the service verifies
    * is enough; over a plain network the bytes are signed, which costs five times as much.
    */
-  #protect(body: Uint8Array, headers: Record<string, string>): string {
-    if (this.#options.signPayload) return hash('sha256', body)
-    const checksum = Buffer.alloc(4)
-    checksum.writeUInt32BE(crc32(body))
-    if (headers['content-md5'] === undefined) headers['x-amz-checksum-crc32'] = checksum.toString('base64')
+  #protect(body: Uint8Array, { checksum }: ServiceRequest, headers: Record<string, string>): string {
+    if (this.#options.signPayload || (!checksum && body.byteLength < 1 << 20)) return hash('sha256', body)
+    if (checksum) headers['x-amz-checksum-crc32'] = checksumOf(body)
     return 'UNSIGNED-PAYLOAD'
   }
 
@@ -121,6 +145,10 @@ export class Service {
     return port === (tls ? 443 : 80) ? this.#host : `${this.#host}:${port}`
   }
 
+  #hostOf(endpoint: string): string {
+    return this.#options.pathStyle ? endpoint : `${this.#options.bucket}.${endpoint}`
+  }
+
   #connect(): HttpClient {
     const { port, tls, ca } = this.#options
     return new HttpClient({ host: this.#host, port, tls, ...(ca === undefined ? {} : { ca }) })
@@ -131,29 +159,50 @@ export class Service {
   }
 
   /** A clock that is off by more than S3 bears (15 min) is corrected by the service's own. */
-  #correctClock({ code }: Refusal, { headers }: HttpResponse): boolean {
+  #correctClock({ code }: Refusal, { headers, status }: HttpResponse, sent: Assumptions): boolean {
     const theirs = Date.parse(headers['date'] ?? '')
-    const isOff = Math.abs(theirs - this.#now().getTime()) > 4 * 60_000
+    const isOff = Math.abs(theirs - Date.now() - sent.skewMs) > 4 * 60_000
+    // Answers to HEAD say nothing but 403.
     const isAboutTime =
-      code === 'RequestTimeTooSkewed' || (code === undefined && isOff) || (code === 'AccessDenied' && isOff)
+      code === 'RequestTimeTooSkewed' || (isOff && status === 403 && (code === undefined || code === 'AccessDenied'))
     if (!isAboutTime || Number.isNaN(theirs)) return false
     this.#skewMs = theirs - Date.now()
     return true
   }
 
   /** A bucket lives in one region; the service says in which when it is asked in another. */
-  #correctRegion({ region }: Refusal, { headers, status }: HttpResponse): boolean {
+  #correctRegion({ region }: Refusal, { headers, status }: HttpResponse, sent: Assumptions): boolean {
     const right = headers['x-amz-bucket-region'] ?? region
-    if (right === undefined || right === this.#signer.region || ![301, 307, 400, 403].includes(status)) return false
+    if (right === undefined || !/^[\w-]{1,64}$/.test(right) || ![301, 307, 400, 403].includes(status)) return false
+    if (right === sent.region) return false
+    if (right === this.#signer.region) return true
     this.#signer = new Signer(right)
     if (this.#options.host.endsWith('.amazonaws.com')) {
-      const base = `s3.${right}.amazonaws.com`
-      this.#host = this.#options.pathStyle ? base : `${this.#options.bucket}.${base}`
-      void this.#client.close()
+      this.#host = this.#hostOf(`s3.${right}.amazonaws.com`)
+      this.#formerClients.push(this.#client)
       this.#client = this.#connect()
     }
     return true
   }
+}
+
+/** What a request was signed with. */
+interface Assumptions {
+  skewMs: number
+  region: string
+}
+
+/** The CRC32 of an object or part as S3 writes it. */
+export function checksumOf(bytes: Uint8Array): string {
+  const checksum = Buffer.allocUnsafe(4)
+  checksum.writeUInt32BE(crc32(bytes))
+  return checksum.toString('base64')
+}
+
+/** The version of an object as S3 gives it, without the quotes. */
+export function etagOf(raw: string | undefined): { etag?: string } {
+  const etag = raw?.replaceAll('"', '')
+  return etag ? { etag } : {}
 }
 
 /** What S3 says when it refuses. Answers to HEAD have no body, so everything may be missing. */
@@ -163,17 +212,13 @@ interface Refusal {
   region?: string | undefined
 }
 
-async function readRefusal(response: HttpResponse): Promise<Refusal> {
-  const bytes = await response.bytes(1 << 20)
-  return refusalOf(bytes)
-}
-
 /** Reads an error document; also of an answer whose status said that all was well, as after a long copy. */
 export function refusalOf(bytes: Buffer): Refusal {
   const text = bytes.toString()
   // Proxies answer with HTML, so this is looked at rather than parsed.
+  if (!/<Error[\s>]/.test(text)) return {}
   const find = (name: string) => new RegExp(`<${name}>([^<]{0,500})</${name}>`).exec(text)?.[1]
-  return { code: find('Code'), message: find('Message'), region: find('Region') }
+  return { code: find('Code') ?? 'InternalError', message: find('Message'), region: find('Region') }
 }
 
 const codes: Record<string, ErrorCode> = {
@@ -183,6 +228,12 @@ const codes: Record<string, ErrorCode> = {
   PermanentRedirect: 'INVALID_CONFIG',
   AuthorizationHeaderMalformed: 'INVALID_CONFIG',
   InvalidBucketName: 'INVALID_CONFIG',
+  InternalError: 'UNREACHABLE',
+  IncompleteBody: 'UNREACHABLE',
+  OperationAborted: 'UNREACHABLE',
+  ExpiredToken: 'DENIED',
+  InvalidToken: 'DENIED',
+  AccessDenied: 'DENIED',
   SlowDown: 'THROTTLED',
   SlowDownRead: 'THROTTLED',
   SlowDownWrite: 'THROTTLED',
@@ -190,11 +241,13 @@ const codes: Record<string, ErrorCode> = {
   RequestTimeout: 'UNREACHABLE',
   PreconditionFailed: 'CONFLICT',
   ConditionalRequestConflict: 'CONFLICT',
+  ConcurrentModification: 'CONFLICT',
   BadDigest: 'CORRUPT',
   InvalidDigest: 'CORRUPT',
   XAmzContentSHA256Mismatch: 'CORRUPT',
   QuotaExceeded: 'NO_SPACE',
   EntityTooLarge: 'INVALID_ARGUMENT',
+  MetadataTooLarge: 'INVALID_ARGUMENT',
   KeyTooLongError: 'INVALID_KEY',
   InvalidRange: 'INVALID_ARGUMENT',
   NotImplemented: 'UNSUPPORTED',
@@ -215,30 +268,53 @@ const statuses: Record<number, ErrorCode> = {
   503: 'THROTTLED',
 }
 
-const hints: Partial<Record<string, string>> = {
+/** Two writers met: who comes again finds out who was first. */
+const passing = new Set([
+  'ConditionalRequestConflict',
+  'ConcurrentModification',
+  'BadDigest',
+  'XAmzContentSHA256Mismatch',
+])
+
+const wrongRegion = 'Mend aws_region.'
+const hints: Record<string, string> = {
   DENIED:
     'Check the key, the secret, and what they are allowed; without the right to list, S3 also denies what is absent.',
+  InvalidAccessKeyId: 'Check the key: the service does not know it.',
+  SignatureDoesNotMatch: 'Check the secret: it does not belong to the key.',
   NoSuchBucket: 'Create the bucket, or mend s3_bucket; Stowage never creates one.',
-  INVALID_CONFIG: 'Mend aws_region.',
+  InvalidBucketName: 'Mend s3_bucket.',
+  PermanentRedirect: wrongRegion,
+  AuthorizationHeaderMalformed: wrongRegion,
+}
+
+/** What an error of S3 is called here. Unknown ones go by the status of their answer. */
+export function codeOfRefusal(code: string | undefined, status: number): ErrorCode {
+  return (code && codes[code]) || statuses[status] || (status >= 500 ? 'UNREACHABLE' : 'UNKNOWN')
 }
 
 /** The failure in our words. S3's message may repeat what was sent but never a secret: secrets are not sent. */
 function explain(
   refusal: Refusal,
-  response: HttpResponse,
-  request: ServiceRequest,
-  options: ServiceOptions,
+  { status, headers }: HttpResponse,
+  { method, key }: ServiceRequest,
+  { bucket, host }: ServiceOptions,
 ): StowageError {
-  const { status, headers } = response
-  const code = (refusal.code && codes[refusal.code]) || statuses[status] || (status >= 500 ? 'UNREACHABLE' : 'UNKNOWN')
-  const subject =
-    request.key === undefined ? `the bucket ${options.bucket}` : `${request.key} in the bucket ${options.bucket}`
+  const code = codeOfRefusal(refusal.code, status)
+  const subject = key === undefined ? `the bucket ${bucket}` : `${key} in the bucket ${bucket}`
   const said = [status, refusal.code, refusal.message].filter((part) => part !== undefined && part !== '').join(' ')
   const hint = hints[refusal.code ?? ''] ?? hints[code]
-  const wait = Number(headers['retry-after'])
-  return new StowageError(code, `${request.method} of ${subject} at ${options.host} was answered with ${said}.`, {
+  const wait = waitOf(headers['retry-after'])
+  return new StowageError(code, `${method} of ${subject} at ${host} was answered with ${said}.`, {
     ...(hint ? { hint } : {}),
-    ...(wait > 0 ? { retryAfterMs: wait * 1000 } : {}),
-    ...(refusal.code === 'ConditionalRequestConflict' || refusal.code === 'BadDigest' ? { retryable: true } : {}),
+    ...(wait > 0 ? { retryAfterMs: wait } : {}),
+    ...(passing.has(refusal.code ?? '') ? { retryable: true } : {}),
   })
+}
+
+/** Retry-After is a number of seconds or a date (RFC 9110, section 10.2.3). In milliseconds; an hour at most. */
+function waitOf(header: string | undefined): number {
+  if (header === undefined) return 0
+  const wait = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now()
+  return Math.min(Number.isNaN(wait) ? 0 : wait, 3_600_000)
 }
