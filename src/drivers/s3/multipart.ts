@@ -8,6 +8,8 @@ import { encode } from './sign.ts'
 import { escapeXml, readXml, textOf } from './xml.ts'
 
 const partsAtOnce = 4
+/** Of all uploads of a driver together; each may have one on its way in any case, so none waits for another. */
+const partsOfAll = 8
 /** The parts on their way hold no more than this, unless a single one does. */
 const bytesAtOnce = 64 << 20
 /** Parts are in memory or at the service, so a passing failure of one need not cost the whole upload. */
@@ -44,34 +46,36 @@ export async function sendParts(
     const done: DonePart[] = []
     let size = 0
     let failure: unknown
+    // The first failure is the one to tell: after it, the others are only told to stop.
+    const fail = (error: unknown) => {
+      failure ??= error
+      stop.abort()
+    }
     try {
       for await (const { bytes, buffer } of parts) {
         size += bytes.byteLength
         const number = done.push({ etag: '' })
-        const sent: Promise<void> = upload.send(number, bytes).then(
-          (part) => {
-            done[number - 1] = part
-            pool.give(buffer)
-            sending.delete(sent)
-          },
-          (error: unknown) => {
-            failure ??= error
-            stop.abort()
-          },
-        )
+        pool.sending++
+        const receive = (part: DonePart) => {
+          done[number - 1] = part
+          pool.give(buffer)
+          sending.delete(sent)
+        }
+        const sent: Promise<void> = upload
+          .send(number, bytes)
+          .then(receive, fail)
+          .finally(() => pool.sending--)
         sending.add(sent)
-        // No further part is read before there is a place for it.
         const room = Math.max(1, Math.min(partsAtOnce, Math.floor(bytesAtOnce / bytes.byteLength)))
-        while (failure === undefined && sending.size >= room) await Promise.race(sending)
+        // No further part is read before there is a place for it.
+        while (failure === undefined && sending.size > 0 && (sending.size >= room || pool.sending >= partsOfAll))
+          await Promise.race(sending)
         if (failure !== undefined) break
       }
-      await Promise.all(sending)
     } catch (error) {
-      // When a part failed, the body was only told to stop.
-      failure ??= error
-      stop.abort()
-      await Promise.all(sending)
+      fail(error)
     }
+    await Promise.all(sending)
     if (failure !== undefined) throw failure
     check(size)
     return { size, etag: await upload.complete(done) }

@@ -5,13 +5,15 @@ export const partBytes = 16 << 20
 /** What S3 takes. */
 const maxParts = 10_000
 const mebibyte = 1 << 20
-/** What a body of unknown length begins in, doubled while it grows. */
+/** What a body of unknown length begins in, doubled while it is below a mebibyte. */
 const firstBytes = 64 * 1024
 const idleBuffers = 8
 
 /** Buffers of one size, handed out again after their part was sent. */
 export class PartPool {
   readonly #free: Buffer[] = []
+  /** Parts on their way, of all bodies. */
+  sending = 0
 
   take(size: number): Buffer {
     return (size === partBytes ? this.#free.pop() : undefined) ?? Buffer.allocUnsafeSlow(size)
@@ -60,16 +62,15 @@ export async function* cut(
         filled = 0
       }
       const length = Math.min(chunk.byteLength - at, size - filled)
-      if (filled + length > buffer.byteLength) buffer = enlarged(buffer, filled, Math.min(size, 2 * (filled + length)))
+      if (filled + length > buffer.byteLength) {
+        const larger = 2 * (filled + length)
+        const next = larger > mebibyte ? pool.take(size) : Buffer.allocUnsafeSlow(larger)
+        buffer.copy(next, 0, 0, filled)
+        buffer = next
+      }
       buffer.set(chunk.subarray(at, at + length), filled)
       filled += length
       at += length
     }
   yield { bytes: buffer.subarray(0, filled), buffer, isLast: true }
-}
-
-function enlarged(buffer: Buffer, filled: number, size: number): Buffer {
-  const larger = Buffer.allocUnsafeSlow(size)
-  buffer.copy(larger, 0, 0, filled)
-  return larger
 }
