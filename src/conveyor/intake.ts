@@ -53,8 +53,10 @@ export class Intake {
   async look(paths: Iterable<string>, tx: Transaction): Promise<void> {
     for (const path of paths) {
       const original = this.#lookAt(path)
-      if (original) await this.#found(original, tx, await this.#seen(path, tx))
-      else if (original === undefined) await this.#gone(path, tx)
+      if (original) {
+        await this.#touch(split(path)[0], tx)
+        await this.#found(original, tx, await this.#seen(path, tx))
+      } else if (original === undefined) await this.#gone(path, tx)
     }
   }
 
@@ -152,7 +154,6 @@ export class Intake {
       inode: BigInt(row['inode'] ?? 0),
     }
     if (before && isSame(before, original)) return
-    await this.#touch(directory, tx)
     await tx.run(
       `INSERT INTO seen (source, directory, name, size, mtime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)
        ON CONFLICT DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, inode = excluded.inode`,

@@ -105,21 +105,19 @@ export class Queue {
     const token = this.#token++
     return this.#database.transaction(async (tx) => {
       const rows = await tx.all(
-        `SELECT key, grp, payload, attempt FROM jobs
-         WHERE queue = ? AND state = 'waiting' AND due_ms <= ? ${exclude} ORDER BY due_ms LIMIT ?`,
+        `UPDATE jobs SET state = 'running', attempt = attempt + 1, token = ?
+         WHERE queue = ? AND key IN (
+           SELECT key FROM jobs WHERE queue = ? AND state = 'waiting' AND due_ms <= ? ${exclude} ORDER BY due_ms LIMIT ?)
+         RETURNING key, grp, payload, attempt, due_ms`,
+        token,
+        queue,
         queue,
         this.#clock.now(),
         ...groups,
         limit,
       )
-      for (const { key } of rows)
-        await tx.run(
-          `UPDATE jobs SET state = 'running', attempt = attempt + 1, token = ? WHERE queue = ? AND key = ?`,
-          token,
-          queue,
-          key ?? '',
-        )
-      return rows.map((row) => ({ ...jobOf(queue, row), attempt: Number(row['attempt']) + 1, token }))
+      rows.sort((a, b) => Number(a['due_ms']) - Number(b['due_ms']))
+      return rows.map((row) => ({ ...jobOf(queue, row), token }))
     })
   }
 

@@ -44,7 +44,7 @@ export class Worker {
   /** Takes no more jobs, waits `graceMs` for those in hand, then cancels them; what is cut short runs again at the next start. */
   async stop(graceMs = 10_000): Promise<void> {
     this.#stopping = true
-    this.#wake?.abort()
+    this.#wake?.abort('stop')
     await this.#loop
     const patience = new AbortController()
     const timer = this.#options.clock.sleep(graceMs, patience.signal).then(
@@ -110,7 +110,11 @@ export class Worker {
 
   #nudge() {
     this.#hasNews = true
-    this.#wake?.abort()
+    if (!this.#wake) return
+    const wake = this.#wake
+    this.#wake = undefined
+    // Jobs that end together are looked at together.
+    setImmediate(() => wake.abort('news'))
   }
 
   async #rest(ms: number) {
