@@ -1,18 +1,10 @@
 /** Copies directories of files between places: many at once, small ones whole, large ones as streams. */
-import {
-  closeSync,
-  constants,
-  createReadStream,
-  fstatSync,
-  openSync,
-  readSync,
-  readdirSync,
-  type Dirent,
-} from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readSync, readdirSync, type Dirent } from 'node:fs'
 import * as path from 'node:path'
 import { lookup } from 'mrmime'
 import { collect } from '../core/bytes.ts'
 import { codeOf, StowageError } from '../core/errors.ts'
+import { FileBody } from '../core/file-body.ts'
 import { cleanKey } from '../core/keys.ts'
 import { AdaptiveLimit, Limit } from '../core/limit.ts'
 import type { Driver, FileInfo, WriteOptions } from '../store/driver.ts'
@@ -167,7 +159,7 @@ async function sendLocal(file: string, key: string, driver: Driver, signal: Abor
   if (driver.supports.contentType) options.contentType = lookup(key)
   const bytes = openSmall(file, options)
   if (bytes !== undefined && driver.writeBytes) await driver.writeBytes(key, bytes, options)
-  else await driver.write(key, createReadStream(file, { highWaterMark: smallBytes }), options)
+  else await driver.write(key, new FileBody(file), options)
   return options.size ?? 0
 }
 

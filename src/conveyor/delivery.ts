@@ -1,9 +1,9 @@
 /** Sends one file to one store, and proves that what arrived is what was meant. */
 import { createHash } from 'node:crypto'
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
-import * as fs from 'node:fs/promises'
+import { closeSync, constants, fstatSync, openSync, readSync, statSync } from 'node:fs'
 import { lookup } from 'mrmime'
 import { StowageError } from '../core/errors.ts'
+import { FileBody } from '../core/file-body.ts'
 import type { FileInfo, WriteOptions } from '../store/driver.ts'
 import type { Store } from '../store/store.ts'
 import { changedMeanwhile, identityOf, isSame, type Original } from './original.ts'
@@ -42,15 +42,22 @@ export async function send(
     return verified(store, key, info, small.byteLength, createHash('sha256').update(small).digest('hex'))
   }
   const hash = createHash('sha256')
-  let size = 0
-  const guarded = async function* () {
-    for await (const chunk of chunks(file, original)) {
-      hash.update(chunk)
-      size += chunk.byteLength
-      yield chunk
-    }
-  }
-  const info = await store.put(key, guarded(), write)
+  let before: ReturnType<typeof identityOf> | undefined
+  const body = new FileBody(file, {
+    onOpen: (stats) => {
+      before = identityOf(stats)
+      if (file === original.file && !isSame(before, original)) throw changedMeanwhile(original)
+    },
+    onBytes: (bytes) => hash.update(bytes),
+    // At the end it must still be what it was at the start, or the body fails and nothing is stored.
+    onEnd: (stats) => {
+      if (before && !isSame(identityOf(stats), before)) throw changedMeanwhile(original)
+    },
+  })
+  const size = file === original.file ? original.size : statSync(file).size
+  const info = await store.put(key, body, { ...write, size }).catch((error: unknown) => {
+    throw isErrno(error) ? explain(error, file) : error
+  })
   return verified(store, key, info, size, hash.digest('hex'))
 }
 
@@ -76,7 +83,7 @@ function verified(store: Store, key: string, info: FileInfo, size: number, diges
   return { size, digest }
 }
 
-/** All bytes of a small file; undefined when it is a large one. Guards the original like {@link chunks}. */
+/** All bytes of a small file; undefined when it is a large one. The original must stay as it was while it is read. */
 function readSmall(file: string, original: Original): Buffer | undefined {
   const descriptor = open(file)
   try {
@@ -97,25 +104,9 @@ function readSmall(file: string, original: Original): Buffer | undefined {
   }
 }
 
-/** The bytes of a large file. At the end it must still be what it was at the start, or the body fails. */
-async function* chunks(file: string, original: Original): AsyncGenerator<Uint8Array> {
-  const handle = await fs.open(file, constants.O_RDONLY | constants.O_NOFOLLOW).catch((error: unknown) => {
-    throw explain(error, file)
-  })
-  try {
-    const before = identityOf(await handle.stat({ bigint: true }))
-    if (file === original.file && !isSame(before, original)) throw changedMeanwhile(original)
-    for (let at = 0; at < before.size; ) {
-      const { bytesRead, buffer } = await handle.read(Buffer.allocUnsafe(1 << 20), 0, 1 << 20, at)
-      if (bytesRead === 0) throw changedMeanwhile(original)
-      at += bytesRead
-      if (at >= before.size && !isSame(identityOf(await handle.stat({ bigint: true })), before))
-        throw changedMeanwhile(original)
-      yield buffer.subarray(0, bytesRead)
-    }
-  } finally {
-    await handle.close()
-  }
+/** Is it the file's own failure, as node tells it? */
+function isErrno(error: unknown): boolean {
+  return error instanceof Error && !(error instanceof StowageError) && 'errno' in error
 }
 
 function open(file: string): number {

@@ -1,11 +1,16 @@
 /** Bodies: turning what callers have into bytes that flow, and measuring them on the way. */
 import { StowageError } from './errors.ts'
+import { FileBody } from './file-body.ts'
 
 /** Everything a caller may give as content. */
 export type Content = string | Uint8Array | AsyncIterable<Uint8Array | string>
 
-/** Content as a flow of bytes. Text becomes UTF-8. */
-export async function* toBody(content: Content): AsyncGenerator<Uint8Array> {
+/** Content as a flow of bytes. Text becomes UTF-8; a body of a file stays what it is. */
+export function toBody(content: Content): AsyncIterable<Uint8Array> {
+  return content instanceof FileBody ? content : flow(content)
+}
+
+async function* flow(content: Content): AsyncGenerator<Uint8Array> {
   if (typeof content === 'string') yield Buffer.from(content)
   else if (content instanceof Uint8Array) yield content
   else for await (const chunk of content) yield typeof chunk === 'string' ? Buffer.from(chunk) : chunk

@@ -1,8 +1,12 @@
 /** How bodies are cut into parts. */
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import * as path from 'node:path'
 import { test } from 'node:test'
-import { cut, partBytes, PartPool, partSize } from './parts.ts'
+import { FileBody } from '../../core/file-body.ts'
+import { cut, cutFile, partBytes, PartPool, partSize } from './parts.ts'
 
 const largestObject = 5 * 2 ** 40
 const largestPart = 5 * 2 ** 30
@@ -66,3 +70,32 @@ test('buffers of parts are used again', async () => {
 async function* pieces(bytes: Buffer, size: number) {
   for (let at = 0; at < bytes.byteLength; at += size) yield bytes.subarray(at, at + size)
 }
+
+test('a file is cut without a copy, and one of another length than announced is CORRUPT', async (t) => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'stowage-parts-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  const file = path.join(directory, 'file')
+  const { signal } = new AbortController()
+  for (const [size, count] of [
+    [partBytes, 1],
+    [2 * partBytes, 2],
+    [2 * partBytes + 1, 3],
+  ] as const) {
+    const bytes = randomBytes(size)
+    writeFileSync(file, bytes)
+    const parts = await Array.fromAsync(cutFile(new FileBody(file), size, new PartPool(), signal))
+    assert.equal(parts.length, count)
+    assert.deepEqual(
+      parts.map(({ isLast }) => isLast),
+      parts.map((_, index) => index === count - 1),
+    )
+    assert.ok(Buffer.concat(parts.map((part) => part.bytes)).equals(bytes))
+    for (const wrong of [size - 1, size + 1])
+      await assert.rejects(Array.fromAsync(cutFile(new FileBody(file), wrong, new PartPool(), signal)), {
+        code: 'CORRUPT',
+      })
+  }
+  await assert.rejects(Array.fromAsync(cutFile(new FileBody(file), 1, new PartPool(), AbortSignal.abort())), {
+    code: 'ABORTED',
+  })
+})

@@ -1,5 +1,9 @@
 /** Cuts a body into parts, in buffers that are used again: memory does not depend on how long the body is. */
 
+import { StowageError } from '../../core/errors.ts'
+import type { FileBody } from '../../core/file-body.ts'
+import { throwIfAborted } from '../../store/driving.ts'
+
 /** Bodies up to this size are one request; longer ones go in parts of at least it. */
 export const partBytes = 16 << 20
 /** What S3 takes. */
@@ -73,4 +77,34 @@ export async function* cut(
       at += length
     }
   yield { bytes: buffer.subarray(0, filled), buffer, isLast: true }
+}
+
+/** The same for a file of announced length, read straight into the buffers. A file of another length is CORRUPT. */
+export async function* cutFile(
+  body: FileBody,
+  announced: number,
+  pool: PartPool,
+  signal: AbortSignal,
+): AsyncGenerator<Part> {
+  const size = partSize(1, announced)
+  try {
+    for (let left = announced; ; ) {
+      throwIfAborted(signal)
+      const buffer = pool.take(size)
+      const wanted = Math.min(size, left)
+      const length = await body.readInto(buffer.subarray(0, wanted))
+      left -= length
+      // The byte that must not be there tells the body that it has ended, and us that it has not grown.
+      const isLonger = left === 0 && (await body.readInto(Buffer.alloc(1))) > 0
+      if (length < wanted || isLonger)
+        throw new StowageError(
+          'CORRUPT',
+          `A file announced with ${announced} bytes has ${isLonger ? 'more' : 'fewer'}.`,
+        )
+      yield { bytes: buffer.subarray(0, length), buffer, isLast: left === 0 }
+      if (left === 0) return
+    }
+  } finally {
+    await body.close()
+  }
 }

@@ -5,6 +5,7 @@ import { isIP } from 'node:net'
 import { Readable } from 'node:stream'
 import { onAbort } from '../../core/abort.ts'
 import { codeOf, StowageError } from '../../core/errors.ts'
+import { FileBody } from '../../core/file-body.ts'
 import { Limit } from '../../core/limit.ts'
 import { retry } from '../../core/retry.ts'
 import type { StorageUrl } from '../../core/storage-url.ts'
@@ -22,7 +23,7 @@ import { checkSize, throwIfAborted } from '../../store/driving.ts'
 import { prefixed } from '../../store/wrappers/prefix.ts'
 import type { HttpResponse } from '../http-client.ts'
 import { credentialChain, fixedCredentials } from './credentials.ts'
-import { cut, PartPool, type Part } from './parts.ts'
+import { cut, cutFile, PartPool, type Part } from './parts.ts'
 import { codeOfRefusal, etagOf, refusalOf, Service, type ServiceOptions } from './service.ts'
 
 // multipart.ts, listing.ts and xml.ts are loaded when they are needed: small writes never do.
@@ -147,7 +148,10 @@ class S3Driver implements Driver {
     this.#check(options)
     const stop = new AbortController()
     const signal = options.signal ? AbortSignal.any([options.signal, stop.signal]) : stop.signal
-    const parts = cut(watched(key, body, options.size, signal), options.size, this.#pool)
+    const parts =
+      body instanceof FileBody && options.size !== undefined
+        ? cutFile(body, options.size, this.#pool, signal)
+        : cut(watched(key, body, options.size, signal), options.size, this.#pool)
     try {
       const first = await parts.next()
       if (first.done) throw new StowageError('UNKNOWN', 'A body has at least one part.')

@@ -1,6 +1,7 @@
 /** Tries again what failed for a passing reason, wherever that cannot do anything twice. */
 import { Readable } from 'node:stream'
 import { StowageError } from '../../core/errors.ts'
+import { FileBody } from '../../core/file-body.ts'
 import { retry, waitToRetry, type RetryOptions } from '../../core/retry.ts'
 import type { Body, CallOptions, Driver, Entry, ListOptions, OpenFile, ReadOptions, WriteOptions } from '../driver.ts'
 import { shortcutsAround, shortcutsOf } from '../driving.ts'
@@ -39,16 +40,16 @@ async function writeOnce(
   call: WriteOptions | undefined,
   options: RetryOptions,
 ) {
-  let isUsed = false
+  let isTouched = false
   const noticed = async function* () {
-    isUsed = true
+    isTouched = true
     yield* body
   }
   for (let attempt = 1; ; attempt++)
     try {
-      return await driver.write(key, noticed(), call)
+      return await driver.write(key, body instanceof FileBody ? body : noticed(), call)
     } catch (error) {
-      if (isUsed) throw error
+      if (isTouched || (body instanceof FileBody && body.isUsed)) throw error
       await waitToRetry(error, attempt, options)
     }
 }
