@@ -8,7 +8,7 @@ import { configure, makeTree, rclone, report, startDelay, startSink, stowage, wo
 const base = workplace()
 const port = startSink()
 const url = (at: number) => `s3://key:secret@127.0.0.1:${at}/ours?s3_bucket=bench&use_ssl=false`
-// The sink gives no true ETag, so rclone must not compare it; nothing else is left for it to leave out.
+// Its best flags: nothing else is left for it to leave out.
 const quick = ['--s3-no-head', '--no-check-dest', '--s3-no-check-bucket', '--s3-disable-checksum', '--ignore-checksum']
 
 const small = path.join(base, 'small')

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # An S3-shaped sink for measuring clients: nginx takes PUT (also of parts), GET, HEAD and DELETE as fast as memory lets it.
-# It checks no signature, lists nothing and keeps only the last write of a part. For speed, never for correctness.
+# It checks no signature, gives an ETag that is no MD5, lists nothing and keeps only the last write of a part. For speed, never for correctness.
 #   sink.sh up [PORT]    starts it on 127.0.0.1 (default 24200) and prints its address
 #   sink.sh down         ends the process it started
 # Needs the Debian package nginx-light.
@@ -24,13 +24,13 @@ http {
   map \$request_method:\$args \$canned {
     default "";
     "~^POST:uploads" "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
-    "~^POST:.*uploadId=" "<CompleteMultipartUploadResult><ETag>&quot;d41d8cd98f00b204e9800998ecf8427e-1&quot;</ETag></CompleteMultipartUploadResult>";
+    "~^POST:.*uploadId=" "<CompleteMultipartUploadResult><ETag>&quot;00000000000000000000000000000000-1&quot;</ETag></CompleteMultipartUploadResult>";
     "~^GET:.*list-type=2" "<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>";
   }
   map \$arg_partNumber \$part { default .part\$arg_partNumber; "" ""; }
   server {
     listen 127.0.0.1:$port; root $home/root; etag off;
-    add_header ETag '"d41d8cd98f00b204e9800998ecf8427e"' always;
+    add_header ETag '"00000000000000000000000000000000-1"' always;
     location / {
       if (\$canned) { add_header Content-Type application/xml; return 200 \$canned; }
       if (\$part) { rewrite ^(.*)\$ \$1\$part break; }

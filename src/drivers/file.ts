@@ -258,7 +258,7 @@ class FileDriver implements Driver {
   async *#walk(directory: string, options: ListOptions): AsyncGenerator<Entry> {
     throwIfAborted(options.signal)
     for (const { key, isDirectory } of await this.#children(directory)) {
-      const isPast = options.after === undefined || compareKeys(key, options.after) > 0
+      const isPast = options.after === undefined || compareKeys(sortName({ key, isDirectory }), options.after) > 0
       if (isDirectory && options.recursive !== false) yield* this.#walk(key, options)
       else if (isDirectory && isPast) yield { kind: 'directory', key }
       else if (!isDirectory && isPast) {

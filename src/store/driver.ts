@@ -62,7 +62,7 @@ export interface WriteOptions extends CallOptions {
 export interface ListOptions extends CallOptions {
   /** Everything below (default), or only one level with directories as entries. */
   recursive?: boolean
-  /** Start after this key. */
+  /** Start after this place in the order: a file's key, or a directory's key with a slash. */
   after?: string
 }
 

@@ -14,6 +14,11 @@ export function checkSize(key: string, size: number, expected: number | undefine
     throw new StowageError('CORRUPT', `${key} was announced with ${expected} bytes but has ${size}; it was not stored.`)
 }
 
+/** Where an entry stands in a listing: a directory as if its name ended in a slash, which is where its files would stand. */
+export function placeOf({ kind, key }: Entry): string {
+  return kind === 'directory' ? `${key}/` : key
+}
+
 /** The listing of a directory, made from the infos of all files in key order. */
 export function* entriesBelow(
   infos: Iterable<FileInfo>,
@@ -26,7 +31,8 @@ export function* entriesBelow(
     if (!info.key.startsWith(prefix)) continue
     const slash = options.recursive === false ? info.key.indexOf('/', prefix.length) : -1
     const key = slash < 0 ? info.key : info.key.slice(0, slash)
-    if (options.after !== undefined && compareKeys(key, options.after) <= 0) continue
+    const isPast = options.after === undefined || compareKeys(slash < 0 ? key : `${key}/`, options.after) > 0
+    if (!isPast) continue
     if (slash < 0) yield { kind: 'file', ...info }
     else if (key !== last) yield { kind: 'directory', key }
     last = key

@@ -4,6 +4,7 @@ import { compareKeys } from '../core/keys.ts'
 import { silentLog, type Log } from '../core/log.ts'
 import { toBody } from '../core/bytes.ts'
 import type { Driver, Entry, FileInfo, ListOptions, Supports, WriteOptions } from './driver.ts'
+import { placeOf } from './driving.ts'
 
 /** Which places of a store. */
 export type Which = 'near' | 'far' | 'all'
@@ -216,14 +217,10 @@ async function* mergedListing(places: readonly Driver[], directory: string, call
       const open = heads.flatMap((head) => (head.done ? [] : [head.value]))
       const [first] = open
       if (!first) return
-      const least = open.reduce((a, b) => (compareKeys(b.key, a.key) < 0 ? b : a), first)
+      const least = open.reduce((a, b) => (compareKeys(placeOf(b), placeOf(a)) < 0 ? b : a), first)
       yield least
       for (const [index, head] of heads.entries())
-        if (
-          !head.done &&
-          head.value.key === least.key &&
-          (head.value.kind === least.kind || least.kind === 'directory')
-        )
+        if (!head.done && placeOf(head.value) === placeOf(least))
           heads[index] = await (iterators[index] as AsyncIterator<Entry>).next()
     }
   } finally {

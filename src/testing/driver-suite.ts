@@ -197,6 +197,17 @@ function testListing(driver: Get) {
       sorted.slice(4),
     )
   })
+  test('one level goes on after a file or a directory, wherever directories stand in the order', async () => {
+    const all = await list(driver(), 'list', { recursive: false })
+    for (const [index, { kind, key }] of all.entries()) {
+      const after = kind === 'directory' ? `${key}/` : key
+      const rest = await list(driver(), 'list', { recursive: false, after })
+      assert.deepEqual(
+        rest.map((entry) => entry.key),
+        all.slice(index + 1).map((entry) => entry.key),
+      )
+    }
+  })
   test('an absent directory is empty', async () => {
     assert.deepEqual(await list(driver(), 'nowhere'), [])
   })

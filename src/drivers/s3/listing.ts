@@ -1,6 +1,7 @@
 /** Listings of S3 (ListObjectsV2), page by page. */
 import { cleanKey, compareKeys } from '../../core/keys.ts'
 import type { Entry, ListOptions } from '../../store/driver.ts'
+import { placeOf } from '../../store/driving.ts'
 import { etagOf, type Service } from './service.ts'
 import { readXml, textOf, type XmlTree } from './xml.ts'
 
@@ -17,7 +18,7 @@ export async function* listed(service: Service, directory: string, options: List
     const response = await service.request({ method: 'GET', query, signal })
     const page = readXml(await response.bytes(pageBytes))
     for (const entry of entriesOf(page))
-      if (isAddressable(entry.key) && (after === undefined || compareKeys(entry.key, after) > 0)) yield entry
+      if (isAddressable(entry.key) && (after === undefined || compareKeys(placeOf(entry), after) > 0)) yield entry
     const token = textOf(page, 'NextContinuationToken')
     if (textOf(page, 'IsTruncated') !== 'true' || token === undefined) return
     delete query['start-after']
@@ -53,7 +54,7 @@ function entriesOf(page: XmlTree): Entry[] {
     (each): Entry => ({ kind: 'directory', key: decode(textOf(each, 'Prefix')).replace(/\/$/, '') }),
   )
   if (directories.length === 0) return files
-  return [...files, ...directories].sort((a, b) => compareKeys(sortKey(a), sortKey(b)))
+  return [...files, ...directories].sort((a, b) => compareKeys(placeOf(a), placeOf(b)))
 }
 
 /** What is not UTF-8 is no key either. */
@@ -63,9 +64,4 @@ function decoded(text: string): string {
   } catch {
     return ''
   }
-}
-
-/** S3 goes on after a directory's last key, so that is where it stands in the order. */
-function sortKey({ kind, key }: Entry): string {
-  return kind === 'directory' ? `${key}/` : key
 }

@@ -322,7 +322,7 @@ class S3Driver implements Driver {
     const isConfirmed = headers['x-amz-checksum-crc32'] !== undefined
     if (isEncrypted || isConfirmed || this.#options.tls) return
     if (bytes.byteLength > verifiedBytes || !/^[0-9a-f]{32}$/.test(etag)) return
-    if (hash('md5', bytes) !== etag && etag !== emptyMd5)
+    if (hash('md5', bytes) !== etag)
       throw new StowageError('CORRUPT', `${key} arrived in ${this.location} as something else than what was sent.`, {
         retryable: true,
       })
@@ -382,9 +382,6 @@ class S3Driver implements Driver {
     return this.stat(key, withSignal(options.signal))
   }
 }
-
-/** What servers that check nothing give for anything. */
-const emptyMd5 = 'd41d8cd98f00b204e9800998ecf8427e'
 
 /**
  * The body, for as long as nobody has cancelled and it is not longer than announced. A body that says nothing any more is

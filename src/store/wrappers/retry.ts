@@ -4,7 +4,7 @@ import { StowageError } from '../../core/errors.ts'
 import { FileBody } from '../../core/file-body.ts'
 import { retry, waitToRetry, type RetryOptions } from '../../core/retry.ts'
 import type { Body, CallOptions, Driver, Entry, ListOptions, OpenFile, ReadOptions, WriteOptions } from '../driver.ts'
-import { shortcutsAround, shortcutsOf } from '../driving.ts'
+import { placeOf, shortcutsAround, shortcutsOf } from '../driving.ts'
 
 /** Retry options with the call's signal. */
 type Patience = (call: CallOptions | undefined) => RetryOptions
@@ -94,7 +94,7 @@ function changed(driver: Driver, key: string): StowageError {
   })
 }
 
-/** A listing that breaks off goes on after the last key it gave. */
+/** A listing that breaks off goes on after the last entry it gave. */
 async function* listing(
   driver: Driver,
   directory: string,
@@ -105,7 +105,7 @@ async function* listing(
   for (let failures = 0; ; )
     try {
       for await (const entry of driver.list(directory, { ...call, ...(after === undefined ? {} : { after }) })) {
-        after = entry.key
+        after = placeOf(entry)
         failures = 0
         yield entry
       }
