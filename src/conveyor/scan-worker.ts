@@ -10,6 +10,8 @@ export interface ScanRequest {
   ignore: readonly string[]
   /** Directory to begin at, relative to the root. */
   below: string
+  /** This thread's part of the work: the subdirectories of the first directory are dealt out by their names. */
+  share: { index: number; of: number }
   /** Two counters: batches sent and not yet taken; and 1 when the scan is no longer wanted. */
   flow: Int32Array
 }
@@ -41,9 +43,9 @@ export type ScanMessage =
 const batchFiles = 4096
 const batchesAhead = 4
 
-function scanTree({ root, ignore, below, flow }: ScanRequest, send: (message: ScanMessage) => void) {
+function scanTree({ root, ignore, below, share, flow }: ScanRequest, send: (message: ScanMessage) => void) {
   const isIgnored = ignoreMatcher(ignore)
-  const pending = [below]
+  let pending = [below]
   const identity = identityOf(root)
   let batch: ScannedDirectory[] = []
   let files = 0
@@ -57,8 +59,11 @@ function scanTree({ root, ignore, below, flow }: ScanRequest, send: (message: Sc
   }
   for (let directory = pending.pop(); directory !== undefined; directory = pending.pop()) {
     if (Atomics.load(flow, 1) !== 0) return
-    const scanned = scanDirectory(root, directory, isIgnored, pending, send)
-    if (!scanned) continue
+    const isShared = directory === below
+    const scanned = scanDirectory(root, directory, isIgnored, pending, isShared && share.index > 0 ? () => {} : send)
+    if (isShared) pending = pending.filter((path) => dealt(path, share.of) === share.index)
+    // Its own files are the first thread's.
+    if (!scanned || (isShared && share.index > 0)) continue
     batch.push(scanned)
     files += scanned.count + 1
     if (files >= batchFiles) flush()
@@ -66,6 +71,13 @@ function scanTree({ root, ignore, below, flow }: ScanRequest, send: (message: Sc
   // What vanished with the root looks like deleted files; then nothing of this counts.
   if (identityOf(root) !== identity) throw Object.assign(new Error(), { code: 'it changed during the scan' })
   if (batch.length > 0) flush()
+}
+
+/** Which thread a path is for: told by its characters, so that all threads agree whatever order they read it in. */
+function dealt(path: string, of: number): number {
+  let sum = 0
+  for (let i = 0; i < path.length; i++) sum += path.charCodeAt(i)
+  return sum % of
 }
 
 /** Tells a directory from another one that stands under its name later. Throws when there is none. */
