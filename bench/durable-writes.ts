@@ -1,5 +1,4 @@
 /** 10,000 writes of 4 KiB at concurrency 16 to a directory, durable here, beside a storage library whose writes are not. Needs time. */
-import { mkdirSync, rmSync } from 'node:fs'
 import * as path from 'node:path'
 import { measure, type Contestant } from './measure.ts'
 import { report, workplace } from './scene.ts'
@@ -19,12 +18,9 @@ const dist = path.resolve(import.meta.dirname, '../dist/index.js')
 const contestant = (name: string, open: string, write: string): Contestant => ({
   name,
   command: [process.execPath, '--input-type=module', '-e', loop(open, write)],
-  prepare: () => {
-    rmSync(path.join(base, 'out'), { recursive: true, force: true })
-    mkdirSync(path.join(base, 'out'))
-  },
 })
-const directory = JSON.stringify(path.join(base, 'out'))
+// Each run has a directory of its own: some file systems are slow to give out what was freed a moment ago.
+const directory = `${JSON.stringify(base)} + '/' + process.pid`
 
 report(
   '10,000 writes of 4 KiB to a directory, 16 at once',
@@ -41,7 +37,7 @@ report(
     ),
     contestant(
       'files-sdk, not durable',
-      `const { Files } = await import('files-sdk'); const { fs } = await import('files-sdk/fs'); const files = new Files({ adapter: fs({ root: ${directory} }) })`,
+      `const { Files } = await import('files-sdk'); const { fs } = await import('files-sdk/fs'); (await import('node:fs')).mkdirSync(${directory}); const files = new Files({ adapter: fs({ root: ${directory} }) })`,
       `files.upload(${key}, bytes)`,
     ),
   ]),

@@ -67,8 +67,10 @@ export function rclone(name: string, args: readonly string[], port?: number, pre
 /** Starts the S3-shaped sink and returns its port. It ends with this process. */
 export function startSink(port = 24_210): number {
   const script = path.join(import.meta.dirname, 'servers/sink.sh')
-  const home = path.join(workplace(), 'servers')
-  const env = { ...process.env, STOWAGE_BENCH_SERVERS: home }
+  const env = {
+    ...process.env,
+    STOWAGE_BENCH_SERVERS: `${existsSync('/dev/shm') ? '/dev/shm' : '/tmp'}/stowage-bench-${process.pid}`,
+  }
   execFileSync(script, ['up', String(port)], { env })
   process.on('exit', () => execFileSync(script, ['down'], { env }))
   return port

@@ -89,6 +89,53 @@ test('a root that is swapped while it is scanned deletes nothing', async (t) => 
   assert.deepEqual(await news(), {})
 })
 
+test('a source that goes away and comes back is watched again, and nothing of it was deleted', async (t) => {
+  const base = temporary(t)
+  const root = path.join(base, 'root')
+  fs.mkdirSync(root)
+  fs.writeFileSync(path.join(root, 'a'), '1')
+  const database = await openDatabase(':memory:')
+  const waits: (() => void)[] = []
+  // Time passes when the test says so.
+  const sleep = async (_: number, signal?: AbortSignal) =>
+    new Promise<void>((resolve) => {
+      waits.push(resolve)
+      if (signal?.aborted) resolve()
+      signal?.addEventListener('abort', () => resolve(), { once: true })
+    })
+  const clock = { now: systemClock.now, sleep }
+  const source = { name: 's', directory: root, ignore: [], settleMs: 0 }
+  const queue = new Queue(database, { clock })
+  const intake = new Intake(source, { queue, clock, log: silentLog })
+  const feeding = new SourceFeed(source, { database, intake, clock, log: silentLog })
+  t.after(async () => {
+    await feeding.close()
+    await database.close()
+  })
+  const jobs: string[] = []
+  const until = async (job: string) => {
+    while (!jobs.includes(job)) {
+      for (const wake of waits.splice(0)) wake()
+      for (const taken of await queue.take('file', 100)) {
+        const { path: file, event } = taken.payload as FilePayload
+        jobs.push(`${event} ${file}`)
+        await queue.finish(taken)
+      }
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+  }
+  await feeding.start()
+  await until('created a')
+  fs.renameSync(root, `${root}.away`)
+  while (waits.length === 0) await new Promise((resolve) => setImmediate(resolve))
+  fs.renameSync(`${root}.away`, root)
+  fs.writeFileSync(path.join(root, 'b'), '2')
+  await until('created b')
+  fs.writeFileSync(path.join(root, 'c'), '3')
+  await until('created c')
+  assert.deepEqual(jobs.toSorted(), ['created a', 'created b', 'created c'])
+})
+
 test('scans of a random tree find exactly what changed', async (t) => {
   const seed = Number(process.env['STOWAGE_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
   t.diagnostic(`STOWAGE_SEED=${seed}`)

@@ -1,7 +1,7 @@
 /** Feeds one source's changes to its intake: events while it is watched, scans at the start and after events were lost. */
 import { lstatSync, readdirSync, statSync } from 'node:fs'
 import type { Clock } from '../core/clock.ts'
-import { StowageError } from '../core/errors.ts'
+import { codeOf, StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../state/database.ts'
 import type { Intake, Source } from './intake.ts'
@@ -35,9 +35,10 @@ export class SourceFeed {
   readonly #news = new Set<string>()
   #watcher: Watcher | undefined
   #flushing: Promise<void> | undefined
-  #rescanning: Promise<unknown> | undefined
+  #recovering: Promise<void> | undefined
   #polling: Promise<void> | undefined
   #isRescanDue = false
+  #isLost = false
 
   constructor(source: Source, options: FeedOptions) {
     this.source = source
@@ -52,17 +53,19 @@ export class SourceFeed {
 
   /** Watches, then scans for what happened before. Resolves when both are done; a source that is gone is waited for. */
   async start(): Promise<void> {
-    const { pollingMs } = this.source
     try {
-      this.#checkRoot()
-      if (pollingMs === undefined) await this.#listen()
-      else this.#poll(pollingMs)
+      await this.#attend()
       await this.scan()
     } catch (error) {
-      if (this.#abort.signal.aborted) return
-      this.#options.log.error((error as Error).message)
-      this.#lose()
+      this.#troubled(error)
     }
+  }
+
+  async #attend() {
+    const { pollingMs } = this.source
+    this.#checkRoot()
+    if (pollingMs === undefined) await this.#listen()
+    else this.#poll(pollingMs)
   }
 
   async #listen() {
@@ -119,6 +122,7 @@ export class SourceFeed {
       }
       await database.transaction(async (tx) => {
         for (const directory of directories) if (!directory.isUnreadable) await intake.compare(directory, tx)
+        this.#checkSameRoot(root)
       })
       onScanned?.(directories.reduce((files, { count }) => files + count, 0))
     }
@@ -132,7 +136,7 @@ export class SourceFeed {
   async close(): Promise<void> {
     this.#abort.abort()
     await this.#watcher?.close()
-    await Promise.allSettled([this.#rescanning, this.#flushing, this.#polling])
+    await Promise.allSettled([this.#recovering, this.#flushing, this.#polling])
   }
 
   #hear(paths: readonly string[]) {
@@ -165,48 +169,61 @@ export class SourceFeed {
   #rescan(reason: string) {
     this.#options.log.warn(reason)
     this.#isRescanDue = true
-    this.#rescanning ??= this.#rescanUntilDone().finally(() => {
-      this.#rescanning = undefined
-    })
-  }
-
-  async #rescanUntilDone() {
-    while (this.#isRescanDue && !this.#abort.signal.aborted) {
-      this.#isRescanDue = false
-      try {
-        await this.scan()
-      } catch (error) {
-        if (this.#abort.signal.aborted) return
-        this.#options.log.error((error as Error).message)
-        this.#isRescanDue = true
-        await this.#pause()
-      }
-    }
+    this.#recover()
   }
 
   /** The root is gone: not a deletion of its files. We wait for it to come back, and then look at it afresh. */
   #lose() {
-    if (this.#abort.signal.aborted) return
+    if (this.#isLost || this.#abort.signal.aborted) return
     this.#options.log.warn(`${this.source.directory} is not there; what was delivered from it stays. Waiting for it.`)
-    this.#rescanning ??= this.#waitForRoot().finally(() => {
-      this.#rescanning = undefined
+    this.#isLost = true
+    this.#recover()
+  }
+
+  #troubled(error: unknown) {
+    if (this.#abort.signal.aborted) return
+    this.#options.log.error((error as Error).message)
+    if (codeOf(error) === 'UNREACHABLE') this.#lose()
+    else {
+      this.#isRescanDue = true
+      this.#recover()
+    }
+  }
+
+  #recover() {
+    this.#recovering ??= this.#recoverAll().finally(() => {
+      this.#recovering = undefined
     })
   }
 
+  /** Whatever is wrong is mended here, one thing after another; what goes wrong meanwhile too. */
+  async #recoverAll() {
+    while ((this.#isLost || this.#isRescanDue) && !this.#abort.signal.aborted)
+      try {
+        if (this.#isLost) await this.#waitForRoot()
+        this.#isRescanDue = false
+        await this.scan()
+      } catch (error) {
+        this.#troubled(error)
+        await this.#pause()
+      }
+  }
+
+  /** What watched the old root hears nothing of the new one. */
   async #waitForRoot() {
     await this.#watcher?.close()
     this.#watcher = undefined
     while (!this.#abort.signal.aborted) {
       await this.#pause()
       try {
-        this.#checkRoot()
         await this.#checkMount()
+        break
       } catch {
-        continue
+        // Not yet.
       }
-      if (!this.#abort.signal.aborted) await this.start()
-      return
     }
+    this.#isLost = false
+    if (!this.#abort.signal.aborted) await this.#attend()
   }
 
   async #pause() {
