@@ -37,6 +37,43 @@ test('every file says in its first line what it is for', () => {
   )
 })
 
+test('no file imports itself, however long the way round', () => {
+  const done = new Set<string>()
+  const cycles: string[] = []
+  const walk = (file: string, way: string[]) => {
+    if (way.includes(file)) cycles.push([...way.slice(way.indexOf(file)), file].join(' → '))
+    if (way.includes(file) || done.has(file)) return
+    for (const target of importsOf(file)) walk(target, [...way, file])
+    done.add(file)
+  }
+  for (const file of sources) walk(file, [])
+  assert.deepEqual(cycles, [])
+})
+
+test('everything that is exported says what it promises', () => {
+  const silent = sources.flatMap((file) => {
+    const lines = readFileSync(file, 'utf8').split('\n')
+    return lines.flatMap((line, index) => {
+      const isExport = /^export (async |abstract )?(function|class|interface|type|const) \w/.test(line)
+      return isExport && !lines[index - 1]?.endsWith('*/') ? [`${file}:${index + 1} ${line}`] : []
+    })
+  })
+  assert.deepEqual(silent, [])
+})
+
+test('nothing carries a path of the machine it was written on', () => {
+  const texts = globSync(['src/**', 'test/**', 'bench/**', 'docs/**', 'examples/demo/*.ts', '*.md'], {
+    withFileTypes: true,
+  })
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.join(entry.parentPath, entry.name))
+  const paths = /\/(home|root|Users|work)\/[\w.]/
+  assert.deepEqual(
+    texts.filter((file) => paths.test(readFileSync(file, 'utf8'))),
+    [],
+  )
+})
+
 function folderOf(file: string): string {
   return file.split(path.sep)[1] ?? ''
 }

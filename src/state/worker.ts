@@ -16,16 +16,18 @@ export interface WorkerOptions {
   log: Log
 }
 
+const errorPauseMs = 2000
+
 /** Takes jobs as long as it runs. It looks at the queue when something was added and when the next job is due. */
 export class Worker {
   readonly #queue: Queue
   readonly #options: WorkerOptions
   readonly #abort = new AbortController()
+  readonly #stop = new AbortController()
   readonly #running = new Set<Promise<void>>()
   #wake: AbortController | undefined
   #hasNews = true
   #loop: Promise<void> | undefined
-  #stopping = false
 
   constructor(queue: Queue, options: WorkerOptions) {
     this.#queue = queue
@@ -43,7 +45,7 @@ export class Worker {
 
   /** Takes no more jobs, waits `graceMs` for those in hand, then cancels them; what is cut short runs again at the next start. */
   async stop(graceMs = 10_000): Promise<void> {
-    this.#stopping = true
+    this.#stop.abort()
     this.#wake?.abort('stop')
     await this.#loop
     const patience = new AbortController()
@@ -58,12 +60,13 @@ export class Worker {
 
   async #run() {
     const stopListening = this.#queue.onAdded(() => this.#nudge())
-    while (!this.#stopping)
+    while (!this.#stop.signal.aborted)
       try {
         await this.#step()
       } catch (error) {
         this.#options.log.error(`The queue ${this.#options.queue} cannot be read: ${(error as Error).message}`)
-        await this.#rest(5000)
+        // Whatever is in the way, such as a full disk, is not gone sooner for being asked about all the time.
+        await this.#options.clock.sleep(errorPauseMs, this.#stop.signal).catch(() => undefined)
       }
     stopListening()
   }
@@ -118,7 +121,7 @@ export class Worker {
   }
 
   async #rest(ms: number) {
-    if (this.#hasNews || this.#stopping || ms <= 0) return
+    if (this.#hasNews || this.#stop.signal.aborted || ms <= 0) return
     this.#wake = new AbortController()
     await this.#options.clock.sleep(ms, this.#wake.signal).catch(() => undefined)
     this.#wake = undefined

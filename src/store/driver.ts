@@ -39,10 +39,12 @@ export interface ByteRange {
   end?: number
 }
 
+/** Options of a read. */
 export interface ReadOptions extends CallOptions {
   range?: ByteRange
 }
 
+/** Options of a write. A place that cannot keep a condition refuses it; what else it cannot keep is dropped, see {@link Supports}. */
 export interface WriteOptions extends CallOptions {
   /** The number of bytes the body will have, when known. A body of another length stores nothing and rejects with CORRUPT. */
   size?: number
@@ -59,6 +61,7 @@ export interface WriteOptions extends CallOptions {
   modified?: Date
 }
 
+/** Options of a listing. */
 export interface ListOptions extends CallOptions {
   /** Everything below (default), or only one level with directories as entries. */
   recursive?: boolean
