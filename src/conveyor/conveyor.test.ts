@@ -386,6 +386,20 @@ test('while it watches, changes arrive by themselves', async (t) => {
   await close()
 })
 
+test('where events are not wanted, changes are found by looking', async (t) => {
+  const s = await scene(t)
+  Object.assign(s.source, { pollingMs: 20 })
+  const { conveyor, close } = await s.open([{}])
+  t.after(close)
+  await conveyor.start()
+  await conveyor.watch()
+  assert.equal(conveyor.feeds[0]?.watching, 'polling')
+  const delivered = new Promise<void>((resolve) => conveyor.onDelivered(() => resolve()))
+  s.write('a', '1')
+  await delivered
+  assert.deepEqual(await s.content(), { a: '1' })
+})
+
 test('explain says which rules match, what is known and what happens next', async (t) => {
   const s = await scene(t)
   s.write('a.css', '1')

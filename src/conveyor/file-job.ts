@@ -91,9 +91,11 @@ async function work(
   const plan = new Plan(original, source, matching)
   for (const rule of matching)
     if (rule.destinations.some((to) => isMeant(rule, to))) await plan.process(rule, isMeant, bench.directory, signal)
-  // What a chain made of a file that has changed since is of no use to anybody.
-  const now = lookAt(source.directory, payload.path)
-  if (!now || !isSame(now, original)) throw changedMeanwhile(original)
+  // What a chain made of a file that has changed since is of no use to anybody. An original is watched while it is sent.
+  if (plan.tasks.some(({ file }) => file !== original.file)) {
+    const now = lookAt(source.directory, payload.path)
+    if (!now || !isSame(now, original)) throw changedMeanwhile(original)
+  }
   const { rows, tasks, unchanged } = await context.database.transaction(async (tx) => plan.intend(tx))
   const results = await Promise.all(tasks.map(async (task) => deliver(task, original, context, signal)))
   return conclude({ job, payload, plan, rows, results, unchanged }, context)

@@ -103,7 +103,7 @@ test('a source that goes away and comes back is watched again, and nothing of it
       if (signal?.aborted) resolve()
       signal?.addEventListener('abort', () => resolve(), { once: true })
     })
-  const clock = { now: systemClock.now, sleep }
+  const clock = { now: () => Date.now(), sleep }
   const source = { name: 's', directory: root, ignore: [], settleMs: 0 }
   const queue = new Queue(database, { clock })
   const intake = new Intake(source, { queue, clock, log: silentLog })
