@@ -10,9 +10,9 @@ import { s3Driver, s3FromUrl } from '../src/drivers/s3/s3.ts'
 import { prefixed } from '../src/store/wrappers/prefix.ts'
 import { retrying } from '../src/store/wrappers/retry.ts'
 import { testDriver } from '../src/testing/index.ts'
-import { startServer, type TestServer } from './servers/rgw.ts'
+import { startS3, type TestServer } from './servers/rgw.ts'
 
-const server = startServer()
+const server = startS3()
 if (server) testServer(server)
 else
   test('S3', {

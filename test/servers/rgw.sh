@@ -1,42 +1,11 @@
 #!/usr/bin/env bash
-# A real S3 server for tests: Ceph's RADOS gateway with one monitor and one in-memory object store, all on 127.0.0.1.
-#   rgw.sh up     starts it unless it runs, and prints how to reach it as one line of JSON
-#   rgw.sh down   ends the processes it started, by id, and removes what they kept
+# A real S3 server for tests: Ceph's RADOS gateway with one monitor and one in-memory object store. See lib.sh.
 # Needs the Debian packages ceph-mon ceph-osd ceph-common radosgw openssl.
 set -euo pipefail
-home=${STOWAGE_TEST_SERVERS:-${TMPDIR:-/tmp}/stowage-test-servers}/rgw
-base=${STOWAGE_TEST_PORT:-24100}
-host=127.0.0.1 mon=$base osd=$((base + 10)) s3=$((base + 1)) s3tls=$((base + 2))
+kind=rgw offset=0
+. "$(dirname "$0")/lib.sh"
+mon=$base osd=$((base + 10)) s3=$((base + 1)) s3tls=$((base + 2))
 conf=$home/ceph.conf
-started=false
-
-# The moment a process began: an id alone may have been given to somebody else.
-began() { local line; read -r line 2>/dev/null <"/proc/$1/stat" || return 1; line=${line##*) }; set -- $line; [ "$1" != Z ] && echo "${20}"; }
-runs() { local pid moment; read -r pid moment 2>/dev/null <"$home/$1.pid" && [ "$(began "$pid")" = "$moment" ]; }
-answers() { (exec 3<>"/dev/tcp/$host/$1") 2>/dev/null; }
-
-# begin NAME PORT COMMAND…: in the background, known by its id, until the port answers.
-begin() {
-  local name=$1 port=$2 tries=0; shift 2
-  runs "$name" && return
-  if answers "$port"; then echo "port $port is taken" >&2; exit 1; fi
-  setsid "$@" </dev/null >"$home/$name.log" 2>&1 9>&- &
-  echo "$! $(began $!)" >"$home/$name.pid"
-  started=true
-  until answers "$port"; do
-    tries=$((tries + 1))
-    if ! runs "$name" || [ $tries -gt 900 ]; then echo "$name did not start:" >&2; tail -n 20 "$home/$name.log" >&2; exit 1; fi
-    sleep 0.05
-  done
-}
-
-end() {
-  local pid
-  runs "$1" || return 0
-  read -r pid _ <"$home/$1.pid"
-  kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null || true
-  rm -f "$home/$1.pid"
-}
 
 configure() {
   cat >"$conf" <<CONF
@@ -82,9 +51,7 @@ CONF
 
 up() {
   mkdir -p "$home/run" "$home/mon" "$home/osd"
-  [ -s "$home/cert.pem" ] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
-    -addext 'subjectAltName=DNS:localhost,DNS:s3.localhost,DNS:*.s3.localhost,IP:127.0.0.1' \
-    -keyout "$home/key.pem" -out "$home/cert.pem" 2>/dev/null
+  certificate
   configure
   if ! [ -d "$home/mon/store.db" ]; then
     monmaptool --create --clobber --fsid 5b0c7a3e-1f0d-4f6e-9d53-0d8f1c2a7e11 --addv a "[v2:$host:$mon]" "$home/monmap" >/dev/null
@@ -106,14 +73,7 @@ up() {
     radosgw-admin -c "$conf" user create --uid=other --display-name=other --access-key=otherkey --secret-key=othersecret >/dev/null 2>>"$home/mkfs.log"
     touch "$home/users"
   fi
-  echo "{\"host\":\"$host\",\"port\":$s3,\"tlsPort\":$s3tls,\"ca\":\"$home/cert.pem\",\"started\":$started}"
+  echo "{\"host\":\"$host\",\"port\":$s3,\"tlsPort\":$s3tls,\"ca\":\"$home/cert.pem\"}"
 }
 
-mkdir -p "$home"
-exec 9>"$home.lock"
-flock 9
-case ${1:-up} in
-  up) up ;;
-  down) for name in gateway osd mon; do end "$name"; done; rm -rf "$home" ;;
-  *) echo "rgw.sh knows up and down" >&2; exit 2 ;;
-esac
+main "$@"

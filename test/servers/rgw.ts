@@ -1,12 +1,11 @@
 /** Starts the S3 server of rgw.sh for a test file, or says why it cannot. */
-import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import * as path from 'node:path'
 import { s3Driver, type S3Options } from '../../src/drivers/s3/s3.ts'
 import { fixedCredentials } from '../../src/drivers/s3/credentials.ts'
 import { Service } from '../../src/drivers/s3/service.ts'
 import type { Driver } from '../../src/store/driver.ts'
+import { startServer } from './start.ts'
 
 /** A running S3 server and two of its users. */
 export interface TestServer {
@@ -22,17 +21,17 @@ export interface TestServer {
   bucket(name: string, more?: Partial<S3Options>): Promise<Driver>
   /** Speaks to a bucket without a driver. */
   service(bucket: string): Service
-  /** Ends the server if this test file has started it. */
+  /** Says that this test file needs the server no more. */
   stop(): void
 }
 
-const script = path.join(import.meta.dirname, 'rgw.sh')
+const programs = ['radosgw', 'ceph-mon', 'ceph-osd', 'ceph-authtool', 'openssl']
 
 /** Undefined where the server is not installed; never in CI, where that is a failure. */
-export function startServer(): TestServer | undefined {
-  if (!process.env['CI'] && !isInstalled()) return undefined
-  const found = JSON.parse(execFileSync(script, ['up'], { encoding: 'utf8' })) as TestServer & { started: boolean }
-  const { host, port, tlsPort, started } = found
+export function startS3(): TestServer | undefined {
+  const found = startServer<{ host: string; port: number; tlsPort: number; ca: string }>('rgw', programs)
+  if (!found) return undefined
+  const { host, port, tlsPort, stop } = found
   const ca = readFileSync(found.ca, 'utf8')
   const run = randomBytes(4).toString('hex')
   const named = (bucket: string) => `${bucket}-${run}`
@@ -67,17 +66,6 @@ export function startServer(): TestServer | undefined {
       await maker.close()
       return s3Driver(options(name, more))
     },
-    stop: () => {
-      if (started) execFileSync(script, ['down'])
-    },
-  }
-}
-
-function isInstalled(): boolean {
-  try {
-    execFileSync('sh', ['-c', 'command -v radosgw ceph-mon ceph-osd ceph-authtool openssl'])
-    return true
-  } catch {
-    return false
+    stop,
   }
 }
