@@ -50,7 +50,7 @@ needed() {
 }
 
 main() {
-  mkdir -p "$home/pid" "$home/users"
+  mkdir -p "$home/pid" "$home/needed-by"
   exec 9>"$root/$kind.lock"
   flock 9
   case ${1:-} in

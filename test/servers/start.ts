@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process'
 import * as path from 'node:path'
 
 /** A running server: what its script printed, and how to say that it is needed no more. */
-export type Started<T> = T & { stop(): void }
+export type Started<T> = T & { stop: () => void }
 
 /**
  * Runs `KIND.sh up`. Undefined where one of the programs it needs is not installed; never in CI, where that is a
