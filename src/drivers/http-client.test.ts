@@ -1,5 +1,6 @@
 /** The HTTP client against servers that do what servers do: in pieces, too early, too late, too much, not at all. */
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import * as http from 'node:http'
 import * as net from 'node:net'
@@ -311,6 +312,112 @@ describe('connections', () => {
     await Promise.all(ends)
     await assert.rejects(client.request(get), { code: 'CLOSED' })
     assert.ok(server.connections() <= 1)
+  })
+})
+
+describe('bodies that stream', () => {
+  const put = { method: 'PUT', path: '/', headers: { host: 'test' } }
+  const bytes = randomBytes(3_000_000)
+  async function* pieces(...sizes: number[]) {
+    for (let at = 0; at < bytes.byteLength; ) {
+      const size = sizes.shift() ?? 300_001
+      yield bytes.subarray(at, at + size)
+      at += size
+    }
+  }
+  /** Keeps what it is sent, whole or not. */
+  const keeping = async () => {
+    const kept: { method?: string | undefined; bytes: Buffer; isWhole: boolean; headers: http.IncomingHttpHeaders }[] =
+      []
+    const server = http.createServer((request, response) => {
+      const chunks: Buffer[] = []
+      request.on('data', (chunk: Buffer) => chunks.push(chunk)).on('error', () => undefined)
+      request.on('close', () => {
+        kept.push({
+          method: request.method,
+          bytes: Buffer.concat(chunks),
+          isWhole: request.complete,
+          headers: request.headers,
+        })
+        response.end('kept')
+      })
+    })
+    return Object.assign(await listening(server), { kept })
+  }
+
+  for (const size of [bytes.byteLength, undefined])
+    test(`arrive whole ${size === undefined ? 'in chunks' : 'with their length'}, on sockets that are used again`, async () => {
+      await using server = await keeping()
+      await using client = clientOf(server.port)
+      for (let i = 0; i < 3; i++) {
+        const response = await client.request({ ...put, body: pieces(1, 0, 5), ...(size ? { size } : {}) })
+        assert.equal((await response.bytes()).toString(), 'kept')
+        assert.equal((await (await client.request(get)).bytes()).toString(), 'kept')
+      }
+      const sent = server.kept.filter((_, index) => index % 2 === 0)
+      assert.ok(sent.every((each) => each.isWhole && each.bytes.equals(bytes)))
+      assert.equal(sent[0]?.headers['content-length'], size === undefined ? undefined : String(size))
+      assert.equal(server.sockets.size, 1)
+    })
+
+  test('that fail, or are not as long as announced, are never taken for whole', async () => {
+    const server = await keeping()
+    await using client = clientOf(server.port)
+    const failing = async function* () {
+      yield* pieces()
+      throw new Error('the source broke')
+    }
+    await assert.rejects(client.request({ ...put, body: failing() }), /the source broke/)
+    await assert.rejects(client.request({ ...put, body: failing(), size: 4_000_000 }), /the source broke/)
+    for (const size of [bytes.byteLength - 1, bytes.byteLength + 1])
+      await assert.rejects(client.request({ ...put, body: pieces(), size }), { code: 'CORRUPT' })
+    assert.equal((await client.request(get)).status, 200)
+    await client.close()
+    await server[Symbol.asyncDispose]()
+    assert.deepEqual(
+      server.kept.filter(({ isWhole }) => isWhole).map(({ method }) => method),
+      ['GET'],
+    )
+  })
+
+  test('are left when the server refuses them early, and their source is ended', async () => {
+    await using server = await answering((socket, request) => {
+      if (request.startsWith('PUT')) socket.write('HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno')
+    })
+    await using client = clientOf(server.port)
+    const ended = Promise.withResolvers<void>()
+    const endless = async function* () {
+      try {
+        for (;;) yield Buffer.alloc(1 << 20)
+      } finally {
+        ended.resolve()
+      }
+    }
+    const response = await client.request({ ...put, body: endless() })
+    assert.deepEqual([response.status, (await response.bytes()).toString()], [403, 'no'])
+    await ended.promise
+  })
+
+  test('may be slow for longer than a server may, and a fired signal leaves them at once', async () => {
+    await using server = await keeping()
+    await using silent = await answering(() => undefined)
+    await using client = clientOf(server.port, { timeoutMs: 50 })
+    await using impatient = clientOf(silent.port, { timeoutMs: 50 })
+    const slow = async function* () {
+      yield Buffer.from('slow')
+      for (let i = 0; i < 3; i++) await assert.rejects(impatient.request(get), { code: 'TIMEOUT' })
+      yield Buffer.from('ly')
+    }
+    assert.equal((await client.request({ ...put, body: slow() })).status, 200)
+    assert.equal(server.kept[0]?.bytes.toString(), 'slowly')
+    const controller = new AbortController()
+    const stuck = async function* () {
+      yield Buffer.from('half')
+      controller.abort()
+      await new Promise(() => {})
+    }
+    const request = client.request({ ...put, body: stuck(), signal: controller.signal })
+    await assert.rejects(request, { code: 'ABORTED' })
   })
 })
 

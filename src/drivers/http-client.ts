@@ -1,6 +1,6 @@
 /**
  * A lean HTTP/1.1 client over pooled sockets (RFC 9112), for drivers that send very many small requests: what the
- * general clients do around each of them costs more than the request. Bodies to send are whole in memory.
+ * general clients do around each of them costs more than the request.
  */
 import * as net from 'node:net'
 import { Readable } from 'node:stream'
@@ -8,6 +8,7 @@ import * as tls from 'node:tls'
 import { onAbort } from '../core/abort.ts'
 import { StowageError } from '../core/errors.ts'
 import { Limit } from '../core/limit.ts'
+import { Pull } from '../core/pull.ts'
 
 /** Where to connect, and how patiently. */
 export interface HttpClientOptions {
@@ -31,7 +32,13 @@ export interface HttpRequest {
   /** Path and query, percent-encoded. */
   path: string
   headers: Readonly<Record<string, string>>
-  body?: Uint8Array
+  /**
+   * Bytes, or a stream of them. A stream is sent once, on a connection of its own that no server can have given up, at
+   * the pace of the server; its errors come through. It is left when the answer ends before it.
+   */
+  body?: Uint8Array | AsyncIterable<Uint8Array>
+  /** How many bytes the stream has: another length rejects with CORRUPT, unfinished. Without it the body goes in chunks. */
+  size?: number
   signal?: AbortSignal
 }
 
@@ -94,6 +101,10 @@ export class HttpClient {
     this.#check()
     for (let pooled = this.#idle.pop(); pooled; pooled = this.#idle.pop()) {
       if (!pooled.isUsable) continue
+      if (isStream(request.body)) {
+        pooled.destroy() // its place is taken by the new one
+        break
+      }
       try {
         return await this.#send(pooled, request)
       } catch (error) {
@@ -149,6 +160,8 @@ class Connection {
   readonly #socket: net.Socket
   readonly #name: string
   #exchange: Incoming | undefined
+  /** The body that is being sent. */
+  #outgoing: Pull<Uint8Array> | undefined
   #isReusable = true
 
   private constructor(socket: net.Socket, name: string, timeoutMs: number) {
@@ -158,8 +171,9 @@ class Connection {
     socket.setTimeout(timeoutMs)
     socket.on('timeout', () => {
       if (!this.#exchange) socket.destroy()
-      else if (!socket.isPaused()) this.#fail('TIMEOUT', `did not answer for ${timeoutMs / 1000} s`)
-      // A socket we have paused ourselves is silent because our reader is slow; the time starts anew.
+      else if (!socket.isPaused() && !this.#outgoing?.isWaiting)
+        this.#fail('TIMEOUT', `did not answer for ${timeoutMs / 1000} s`)
+      // The silence is our own: we have paused the socket because our reader is slow, or wait for the body to send.
       else socket.setTimeout(timeoutMs)
     })
     socket.on('data', (chunk: Buffer) => this.#take(chunk))
@@ -222,10 +236,11 @@ class Connection {
     this.#socket.destroy()
   }
 
-  async send({ method, path, headers, body, signal }: HttpRequest): Promise<Exchange> {
+  async send(request: HttpRequest): Promise<Exchange> {
+    const { method, path, headers, body, signal } = request
     let head = `${method} ${path} HTTP/1.1\r\n`
     for (const name in headers) head += `${name}: ${headers[name]}\r\n`
-    if (body || method === 'PUT' || method === 'POST') head += `content-length: ${body?.byteLength ?? 0}\r\n`
+    head += framingOf(request)
     this.#socket.ref()
     const incoming = new Incoming(method === 'HEAD', this.#socket)
     this.#exchange = incoming
@@ -235,11 +250,54 @@ class Connection {
       stopListening()
       this.#exchange = undefined
       // An answer that came before we had sent everything leaves the socket in the middle of a request.
-      if (!isClean || this.#socket.writableLength > 0) this.#isReusable = false
+      if (!isClean || this.#outgoing || this.#socket.writableLength > 0) this.#isReusable = false
       if (!this.#isReusable) this.#socket.destroy()
     })
-    this.#write(`${head}\r\n`, body)
+    if (isStream(body)) {
+      this.#socket.write(`${head}\r\n`, 'latin1')
+      void this.#stream(body, request.size, incoming)
+    } else this.#write(`${head}\r\n`, body)
     return { response: await incoming.head, done }
+  }
+
+  /** Sends a body at the pace of the server, for as long as the answer is not complete. */
+  async #stream(body: AsyncIterable<Uint8Array>, size: number | undefined, incoming: Incoming) {
+    const pull = new Pull(body)
+    this.#outgoing = pull
+    void incoming.ended.then(() => pull.leave(undefined))
+    try {
+      let sent = 0
+      for (let chunk = await pull.next(); chunk; chunk = await pull.next()) {
+        sent += chunk.byteLength
+        if (size !== undefined && sent > size) throw wrongSize(size, sent, 'at least ')
+        if (chunk.byteLength > 0) await this.#writePiece(chunk, size === undefined)
+      }
+      if (size !== undefined && sent !== size) throw wrongSize(size, sent)
+      if (size === undefined) this.#socket.write('0\r\n\r\n')
+      this.#outgoing = undefined
+    } catch (error) {
+      // Half a request was sent: the server must not take that for the whole. (Nothing fails that has ended before.)
+      this.#isReusable = false
+      incoming.fail(error)
+      this.#socket.destroy()
+    } finally {
+      await pull.end()
+    }
+  }
+
+  /** Writes a piece of a body, as a chunk if its length was not announced; resolves when there is room for the next. */
+  async #writePiece(piece: Uint8Array, isChunk: boolean): Promise<void> {
+    const socket = this.#socket
+    socket.cork()
+    if (isChunk) socket.write(`${piece.byteLength.toString(16)}\r\n`, 'latin1')
+    let hasRoom = socket.write(piece)
+    if (isChunk) hasRoom = socket.write('\r\n', 'latin1')
+    socket.uncork()
+    if (hasRoom || socket.destroyed) return
+    const { promise, resolve } = Promise.withResolvers<void>()
+    socket.once('drain', resolve).once('close', resolve)
+    await promise
+    socket.off('drain', resolve).off('close', resolve)
   }
 
   #write(head: string, body: Uint8Array | undefined) {
@@ -329,12 +387,12 @@ class Incoming {
     return this.#framing === 'done'
   }
 
-  fail(error: Error): void {
+  fail(error: unknown): void {
     if (this.#framing === 'done') return
     this.#framing = 'done'
-    this.#error = error
+    this.#error = error instanceof Error ? error : new Error('The body failed.', { cause: error })
     this.#head.reject(error)
-    this.#stream?.destroy(error)
+    this.#stream?.destroy(this.#error)
     this.#ended.resolve(false)
   }
 
@@ -492,6 +550,24 @@ class Incoming {
     }
     return Buffer.concat(parts, size)
   }
+}
+
+function isStream(body: HttpRequest['body']): body is AsyncIterable<Uint8Array> {
+  return body !== undefined && !(body instanceof Uint8Array)
+}
+
+/** How the server is told where the body ends. */
+function framingOf({ method, body, size }: HttpRequest): string {
+  if (isStream(body)) return size === undefined ? 'transfer-encoding: chunked\r\n' : `content-length: ${size}\r\n`
+  const isBodyUsual = method === 'PUT' || method === 'POST'
+  return body || isBodyUsual ? `content-length: ${body?.byteLength ?? 0}\r\n` : ''
+}
+
+function wrongSize(announced: number, found: number, atLeast = ''): StowageError {
+  return new StowageError(
+    'CORRUPT',
+    `A body was announced with ${announced} bytes but has ${atLeast}${found}; it was not stored.`,
+  )
 }
 
 function tooLong(limit: number): StowageError {

@@ -7,6 +7,7 @@ import { onAbort } from '../../core/abort.ts'
 import { codeOf, StowageError } from '../../core/errors.ts'
 import { FileBody } from '../../core/file-body.ts'
 import { Limit } from '../../core/limit.ts'
+import { Pull } from '../../core/pull.ts'
 import { retry } from '../../core/retry.ts'
 import type { StorageUrl } from '../../core/storage-url.ts'
 import type {
@@ -393,30 +394,22 @@ async function* watched(
   announced: number | undefined,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
-  const iterator = body[Symbol.asyncIterator]()
-  let leave: () => void = () => undefined
-  let isWaiting = false
-  const stopListening = onAbort(signal, () => leave())
+  const pull = new Pull(body)
+  const stopListening = onAbort(signal, () =>
+    pull.leave(new StowageError('ABORTED', 'The call was cancelled.', { cause: signal.reason })),
+  )
   try {
     for (let size = 0; ; ) {
+      const chunk = await pull.next()
       throwIfAborted(signal)
-      isWaiting = true
-      const next = await new Promise<IteratorResult<Uint8Array>>((resolve, reject) => {
-        leave = () => reject(new StowageError('ABORTED', 'The call was cancelled.', { cause: signal.reason }))
-        iterator.next().then(resolve, reject)
-      })
-      isWaiting = false
-      throwIfAborted(signal)
-      if (next.done) return
-      size += next.value.byteLength
+      if (!chunk) return
+      size += chunk.byteLength
       if (announced !== undefined && size > announced) checkSize(key, size, announced)
-      yield next.value
+      yield chunk
     }
   } finally {
     stopListening()
-    // A body in the middle of its work would be waited for until it is through.
-    const ended = iterator.return?.().catch(() => undefined)
-    if (!isWaiting) await ended
+    await pull.end()
   }
 }
 
