@@ -25,6 +25,8 @@ export interface Supports {
   readonly maxKeyBytes: number
   /** Longest part between slashes in UTF-8 bytes. */
   readonly maxPartBytes: number
+  /** Keys that cannot be stored there although they are clean, each with why, as a sentence. Default: none. */
+  readonly refuses?: readonly { readonly pattern: RegExp; readonly reason: string }[]
 }
 
 /** Options of every call. */

@@ -39,6 +39,49 @@ export function* entriesBelow(
   }
 }
 
+/** How many directories are asked for before they are needed: each costs a round trip. */
+const directoriesAhead = 4
+
+/**
+ * The listing of a tree whose place lists one directory at a time: `children` gives what is in one, in any order, and
+ * nothing where there is no such directory. At most one directory for each level, and a few ahead, are in memory.
+ */
+export function walk(children: Children, directory: string, options: ListOptions): AsyncGenerator<Entry> {
+  return visit(children(directory), children, options)
+}
+
+type Children = (directory: string) => Promise<readonly Entry[]>
+
+async function* visit(listing: ReturnType<Children>, children: Children, options: ListOptions): AsyncGenerator<Entry> {
+  const entries = (await listing)
+    .filter((entry) => isWanted(entry, options))
+    .sort((a, b) => compareKeys(placeOf(a), placeOf(b)))
+  const isOpened = (entry: Entry) => entry.kind === 'directory' && options.recursive !== false
+  const directories = entries.filter(isOpened)
+  const ahead: ReturnType<Children>[] = []
+  let begun = 0
+  for (const entry of entries) {
+    throwIfAborted(options.signal)
+    if (!isOpened(entry)) {
+      yield entry
+      continue
+    }
+    for (; ahead.length < directoriesAhead && begun < directories.length; begun++) {
+      const next = children(directories[begun]?.key ?? '')
+      next.catch(() => undefined) // it fails when its turn comes
+      ahead.push(next)
+    }
+    yield* visit(ahead.shift() ?? children(entry.key), children, options)
+  }
+}
+
+/** Does an entry, or something below it, come after the place where the listing goes on? */
+function isWanted(entry: Entry, { after, recursive }: ListOptions): boolean {
+  if (after === undefined) return true
+  const place = placeOf(entry)
+  return compareKeys(place, after) > 0 || (entry.kind === 'directory' && recursive !== false && after.startsWith(place))
+}
+
 /** The shortcuts a driver has, free to be passed on; undefined where it has none. */
 export function shortcutsOf(driver: Driver) {
   return {

@@ -246,5 +246,6 @@ function common(places: readonly Driver[], writable: readonly Driver[]): Support
     keyUnderFile: each('keyUnderFile'),
     maxKeyBytes: Math.min(...places.map(({ supports }) => supports.maxKeyBytes)),
     maxPartBytes: Math.min(...places.map(({ supports }) => supports.maxPartBytes)),
+    refuses: places.flatMap(({ supports }) => supports.refuses ?? []),
   }
 }

@@ -266,16 +266,23 @@ export class Store {
     return this.close()
   }
 
-  /** A key to store under. Places differ in how long a name may be, and each would say so in its own way. */
+  /** A key to store under. Places differ in what names they take, and each would say so in its own way. */
   #target(key: Key): string {
     const clean = cleanKey(key)
-    const { maxKeyBytes, maxPartBytes } = this.driver.supports
-    const part = clean.split('/').find((each) => Buffer.byteLength(each) > maxPartBytes)
-    if (part === undefined && Buffer.byteLength(clean) <= maxKeyBytes) return clean
-    const [what, most] = part === undefined ? ['name', maxKeyBytes] : ['part of the name', maxPartBytes]
-    throw new StowageError('INVALID_KEY', `${clean} cannot be stored in ${this.location}.`, {
-      hint: `A ${what} may have at most ${most} bytes there.`,
-    })
+    if (!this.driver.supports.write)
+      throw new StowageError('READ_ONLY', `${clean} cannot be stored in ${this.location}: it takes no writes.`)
+    const { maxKeyBytes, maxPartBytes, refuses = [] } = this.driver.supports
+    const refused = refuses.find(({ pattern }) => pattern.test(clean))
+    if (refused) throw this.#unfit(clean, refused.reason)
+    if (clean.split('/').some((part) => Buffer.byteLength(part) > maxPartBytes))
+      throw this.#unfit(clean, `A part of the name may have at most ${maxPartBytes} bytes there.`)
+    if (Buffer.byteLength(clean) > maxKeyBytes)
+      throw this.#unfit(clean, `A name may have at most ${maxKeyBytes} bytes there.`)
+    return clean
+  }
+
+  #unfit(key: string, hint: string): StowageError {
+    return new StowageError('INVALID_KEY', `${key} cannot be stored in ${this.location}.`, { hint })
   }
 }
 
