@@ -1,18 +1,32 @@
 /** The public surface of Stowage. */
 export { systemClock, type Clock } from './core/clock.ts'
 export { StowageError, codeOf, isNotFound, type ErrorCode, type ErrorDetails } from './core/errors.ts'
-export { cleanKey, compareKeys } from './core/keys.ts'
+export { asciiKey, cleanKey, compareKeys } from './core/keys.ts'
 export { AdaptiveLimit, Limit, type AdaptiveLimitOptions } from './core/limit.ts'
 export { jsonLog, silentLog, textLog, type Level, type Log } from './core/log.ts'
 export { retry, type RetryOptions } from './core/retry.ts'
 export { formatBytes, parseDuration, parseSize } from './core/units.ts'
 export type * from './store/driver.ts'
-export { locations, PartialFailure, type Locations, type Outcome, type Which } from './store/locations.ts'
+export {
+  locations,
+  PartialFailure,
+  type Found,
+  type Locations,
+  type LocationsOptions,
+  type Outcome,
+  type Partial,
+  type Which,
+} from './store/locations.ts'
+export { FileWriter } from './store/file-writer.ts'
+export { mounted } from './store/mounts.ts'
 export {
   Store,
   type Key,
+  type Located,
   type StoreOptions,
-  type UploadManyOptions,
+  type TransferOptions,
+  type TransferProgress,
+  type UploadBatchOptions,
   type UploadOutcome,
   type UploadProgress,
 } from './store/store.ts'
@@ -22,9 +36,11 @@ export { limited } from './store/wrappers/limit.ts'
 export { prefixed } from './store/wrappers/prefix.ts'
 export { readOnly } from './store/wrappers/read-only.ts'
 export { retrying } from './store/wrappers/retry.ts'
+export { sharded } from './store/wrappers/shard.ts'
 export { fileDriver, type FileOptions } from './drivers/file.ts'
 export { openDriver, openStore, type OpenOptions } from './drivers/index.ts'
 export { memoryDriver } from './drivers/memory.ts'
+export { AssetUrls, type AssetManifest, type AssetUrl, type AssetUrlsOptions } from './conveyor/assets.ts'
 export type { Processor, ProcessorInput, ProcessorOutput } from './conveyor/processor.ts'
 export type { DeliveryEvent } from './conveyor/conveyor.ts'
 export type { Explanation } from './conveyor/explain.ts'

@@ -22,6 +22,32 @@ export function cleanDirectory(directory: string | readonly string[]): string {
   return cleanKey(typeof directory === 'string' ? directory.replace(/\/$/, '') : directory)
 }
 
+/**
+ * A key of web-safe ASCII: accents are taken off, white space becomes `_`, everything but `A-Z a-z 0-9 _ . -` is dropped,
+ * and so are `.` and `_` at the ends of a part. Cleaning a clean name changes nothing. Accepts a list of parts, in which
+ * a slash becomes `_` too. Rejects with INVALID_KEY where nothing usable is left of a part. The empty string is the root.
+ */
+export function asciiKey(key: string | readonly string[]): string {
+  if (key.length === 0) return ''
+  const parts = (typeof key === 'string' ? key.split('/') : key).map(asciiPart)
+  return cleanKey(parts)
+}
+
+function asciiPart(part: string): string {
+  const safe = part
+    .normalize('NFKD')
+    .replace(/[^\0-\x7f]/g, '')
+    .replace(/[\s/\\]+/g, ' ')
+    .trim()
+    .replaceAll(' ', '_')
+    .replace(/[^\w.-]/g, '')
+    .replace(/^[._]+|[._]+$/g, '')
+  if (safe !== '') return safe
+  throw new StowageError('INVALID_KEY', `Nothing usable is left of the name ${JSON.stringify(part.slice(0, 200))}.`, {
+    hint: 'Give a name with letters or digits of ASCII.',
+  })
+}
+
 /** Orders keys by their UTF-8 bytes. Code units order differently only where surrogates meet U+E000 to U+FFFF. */
 export function compareKeys(a: string, b: string): number {
   const length = Math.min(a.length, b.length)

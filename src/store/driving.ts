@@ -1,7 +1,7 @@
 /** What drivers have in common: small checks, and a listing made from sorted keys. */
 import { StowageError } from '../core/errors.ts'
 import { compareKeys } from '../core/keys.ts'
-import type { CallOptions, Driver, Entry, FileInfo, ListOptions } from './driver.ts'
+import type { CallOptions, Driver, Entry, FileInfo, ListOptions, Supports } from './driver.ts'
 
 /** Throws ABORTED when the signal has fired. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
@@ -80,6 +80,47 @@ function isWanted(entry: Entry, { after, recursive }: ListOptions): boolean {
   if (after === undefined) return true
   const place = placeOf(entry)
   return compareKeys(place, after) > 0 || (entry.kind === 'directory' && recursive !== false && after.startsWith(place))
+}
+
+/** What all can do: each ability that every one has, the shortest limits, and whatever one of them refuses. */
+export function commonSupports(all: readonly Supports[]): Supports {
+  const every = (name: AbilityName) => all.every((supports) => supports[name])
+  return {
+    write: every('write'),
+    list: every('list'),
+    range: every('range'),
+    atomicWrite: every('atomicWrite'),
+    ifAbsent: every('ifAbsent'),
+    ifMatch: every('ifMatch'),
+    contentType: every('contentType'),
+    metadata: every('metadata'),
+    keyUnderFile: every('keyUnderFile'),
+    maxKeyBytes: Math.min(...all.map(({ maxKeyBytes }) => maxKeyBytes)),
+    maxPartBytes: Math.min(...all.map(({ maxPartBytes }) => maxPartBytes)),
+    refuses: all.flatMap(({ refuses = [] }) => refuses),
+  }
+}
+
+type AbilityName = { [K in keyof Supports]-?: Supports[K] extends boolean ? K : never }[keyof Supports]
+
+/** The union of listings that are each in key order, in key order; of what several have, the first one's entry. */
+export async function* merged(listings: readonly AsyncIterable<Entry>[]): AsyncGenerator<Entry> {
+  const iterators = listings.map((listing) => listing[Symbol.asyncIterator]())
+  try {
+    const heads = await Promise.all(iterators.map(async (iterator) => iterator.next()))
+    for (;;) {
+      const open = heads.flatMap((head) => (head.done ? [] : [head.value]))
+      const [first] = open
+      if (!first) return
+      const least = open.reduce((a, b) => (compareKeys(placeOf(b), placeOf(a)) < 0 ? b : a), first)
+      yield least
+      for (const [index, head] of heads.entries())
+        if (!head.done && placeOf(head.value) === placeOf(least))
+          heads[index] = await (iterators[index] as AsyncIterator<Entry>).next()
+    }
+  } finally {
+    await Promise.all(iterators.map(async (iterator) => iterator.return?.()))
+  }
 }
 
 /** The shortcuts a driver has, free to be passed on; undefined where it has none. */

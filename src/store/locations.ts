@@ -1,10 +1,9 @@
 /** One store at several places: near is the first, far the last, all are every one. */
 import { codeOf, isNotFound, StowageError } from '../core/errors.ts'
-import { compareKeys } from '../core/keys.ts'
 import { silentLog, type Log } from '../core/log.ts'
 import { toBody } from '../core/bytes.ts'
-import type { Driver, Entry, FileInfo, ListOptions, Supports, WriteOptions } from './driver.ts'
-import { placeOf } from './driving.ts'
+import type { CallOptions, Driver, FileInfo, Supports, WriteOptions } from './driver.ts'
+import { commonSupports, merged } from './driving.ts'
 
 /** Which places of a store. */
 export type Which = 'near' | 'far' | 'all'
@@ -21,6 +20,23 @@ export interface Locations extends Driver {
   at(which: Which): Driver
   /** The places, nearest first. */
   readonly places: readonly Driver[]
+}
+
+/** What one place knows of a file. */
+export interface Found {
+  location: string
+  /** Absent where the place does not have the file, or could not be asked. */
+  info?: FileInfo
+  /** Why the place could not be asked; absent when it answered. */
+  error?: unknown
+}
+
+/** A change that some places took and some did not. */
+export interface Partial {
+  operation: 'write' | 'delete'
+  key: string
+  /** A line for each place. */
+  outcomes: readonly Outcome[]
 }
 
 /** Rejected with by a change that some places took and some did not. `outcomes` has a line for each. */
@@ -46,18 +62,31 @@ export class PartialFailure extends StowageError {
   }
 }
 
+/** Settings of {@link locations}. */
+export interface LocationsOptions {
+  /** Hears of places that could not be asked. */
+  log?: Log
+  /** Hears of every change that left the places different; `repairKey` makes them level again. */
+  onPartial?: (partial: Partial) => void
+  /** Milliseconds of a steady clock. Default performance.now. */
+  now?: () => number
+}
+
+/** So long a place that could not be reached is asked last, so that not every read waits for it. */
+const restMs = 5000
+
 /**
  * Joins drivers, nearest first. A read is served by the first place that has the file; a place that cannot be asked is
  * passed over with a warning, but NOT_FOUND is only said when every place could be asked. A change is made at every
  * place that takes writes; when some fail it rejects with {@link PartialFailure}, and doing it again makes it whole.
  */
-export function locations(places: readonly Driver[], options: { log?: Log } = {}): Locations {
-  const { log = silentLog } = options
+export function locations(places: readonly Driver[], options: LocationsOptions = {}): Locations {
   const [near, far] = [places[0], places.at(-1)]
   if (!near || !far) throw new StowageError('INVALID_ARGUMENT', 'A store needs at least one location.')
   const writable = places.filter((place) => place.supports.write)
-  const first = async <T>(key: string, ask: (place: Driver) => Promise<T>) => askInOrder(places, key, ask, log)
-  const supports = common(places, writable)
+  const readers = new Readers(places, options)
+  const signers = places.filter((place) => 'signedUrl' in place)
+  const supports = supportsOf(places, writable)
   /** What several places cannot decide together is refused rather than decided differently. */
   const check = (call: WriteOptions | undefined) => {
     if ((call?.ifMatch !== undefined && !supports.ifMatch) || (call?.ifAbsent && !supports.ifAbsent))
@@ -65,32 +94,41 @@ export function locations(places: readonly Driver[], options: { log?: Log } = {}
         hint: "Use the store's near or far location.",
       })
   }
-  const everywhere = async <T>(what: string, work: (place: Driver) => Promise<T>) => changeAll(writable, what, work)
+  const change = async <T>(operation: Partial['operation'], key: string, work: () => Promise<T>): Promise<T> => {
+    try {
+      return await work()
+    } catch (error) {
+      if (error instanceof PartialFailure && error.outcomes.some((each) => each.error === undefined))
+        options.onPartial?.({ operation, key, outcomes: error.outcomes })
+      throw error
+    }
+  }
   const joined: Locations = {
     location: places.map(({ location }) => location).join(' … '),
     supports,
     places,
-    at: (which) => ({ near, far, all: joined })[which],
-    read: async (key, call) => first(key, async (place) => place.read(key, call)),
-    stat: async (key, call) => first(key, async (place) => place.stat(key, call)),
+    at: (which) => chosen(which, { near, far, all: joined }),
+    read: async (key, call) => readers.first(key, async (place) => place.read(key, call)),
+    stat: async (key, call) => readers.first(key, async (place) => place.stat(key, call)),
     write: async (key, body, call) => {
       check(call)
-      return writeAll(writable, key, body, call)
+      return change('write', key, async () => writeAll(writable, key, body, call))
     },
     writeBytes: async (key, bytes, call) => {
       check(call)
-      return everywhere(
-        `Storing ${key}`,
-        async (place) => place.writeBytes?.(key, bytes, call) ?? place.write(key, toBody(bytes), call),
-      )
+      const store = async (place: Driver) =>
+        place.writeBytes?.(key, bytes, call) ?? place.write(key, toBody(bytes), call)
+      return change('write', key, async () => changeAll(writable, `Storing ${key}`, store))
     },
     delete: async (key, call) => {
-      await everywhere(`Deleting ${key}`, async (place) => place.delete(key, call))
+      const remove = async (place: Driver) => place.delete(key, call)
+      await change('delete', key, async () => changeAll(writable, `Deleting ${key}`, remove))
     },
-    list: (directory, call) => mergedListing(places, directory, call),
+    list: (directory, call) => merged(places.map((place) => place.list(directory, call))),
     close: async () => {
       await Promise.all(places.map(async (place) => place.close()))
     },
+    ...(signers.length > 0 && { signedUrl: signing(new Readers(signers, options)) }),
   }
   return joined
 }
@@ -100,26 +138,82 @@ export function isLocations(driver: Driver): driver is Locations {
   return 'places' in driver && 'at' in driver
 }
 
-async function askInOrder<T>(
-  places: readonly Driver[],
-  key: string,
-  ask: (place: Driver) => Promise<T>,
-  log: Log,
-): Promise<T> {
-  let unasked: unknown
-  let absent: unknown
-  for (const place of places)
-    try {
-      return await ask(place)
-    } catch (error) {
-      if (codeOf(error) === 'ABORTED') throw error
-      if (isNotFound(error)) absent = error
-      else {
-        unasked ??= error
-        log.warn(`${place.location} could not be asked for ${key}: ${(error as Error).message}`)
+/** What each place of a driver, or the driver as the only one, knows of a file. */
+export async function locate(driver: Driver, key: string, options: CallOptions = {}): Promise<Found[]> {
+  const places = isLocations(driver) ? driver.places : [driver]
+  return Promise.all(
+    places.map(async (place): Promise<Found> => {
+      const { location } = place
+      try {
+        return { location, info: await place.stat(key, options) }
+      } catch (error) {
+        if (codeOf(error) === 'ABORTED') throw error
+        return isNotFound(error) ? { location } : { location, error }
       }
-    }
-  throw unasked ?? absent
+    }),
+  )
+}
+
+/** Signs at the first place that has the file. One URL cannot store at several. */
+function signing(signers: Readers): NonNullable<Driver['signedUrl']> {
+  return async (key, how) => {
+    if (how.method === 'PUT')
+      throw new StowageError('UNSUPPORTED', 'One URL cannot store at several locations.', {
+        hint: "Use the store's near or far location.",
+      })
+    return signers.first(key, async (place) => {
+      await place.stat(key)
+      return place.signedUrl?.(key, how) as Promise<string>
+    })
+  }
+}
+
+function chosen(which: Which, places: Record<Which, Driver>): Driver {
+  if (Object.hasOwn(places, which)) return places[which]
+  throw new StowageError('INVALID_ARGUMENT', `${JSON.stringify(which)} is no location.`, {
+    hint: 'A location is near, far or all.',
+  })
+}
+
+/** Asks places in their order, those that could not be reached a moment ago last. */
+class Readers {
+  readonly #places: readonly Driver[]
+  readonly #log: Log
+  readonly #now: () => number
+  readonly #restsUntil = new Map<Driver, number>()
+
+  constructor(places: readonly Driver[], { log = silentLog, now = () => performance.now() }: LocationsOptions) {
+    this.#places = places
+    this.#log = log
+    this.#now = now
+  }
+
+  /** The answer of the first place that has one. NOT_FOUND is only said when every place could be asked. */
+  async first<T>(key: string, ask: (place: Driver) => Promise<T>): Promise<T> {
+    let unasked: unknown
+    let absent: unknown
+    for (const place of this.#inOrder())
+      try {
+        const answer = await ask(place)
+        this.#restsUntil.delete(place)
+        return answer
+      } catch (error) {
+        if (codeOf(error) === 'ABORTED' || codeOf(error) === 'CLOSED') throw error
+        if (isNotFound(error)) absent = error
+        else {
+          unasked ??= error
+          this.#log.warn(`${place.location} could not be asked for ${key}: ${(error as Error).message}`)
+          if (['UNREACHABLE', 'TIMEOUT'].includes(codeOf(error))) this.#restsUntil.set(place, this.#now() + restMs)
+        }
+      }
+    throw unasked ?? absent
+  }
+
+  #inOrder(): readonly Driver[] {
+    if (this.#restsUntil.size === 0) return this.#places
+    const isResting = (place: Driver) => (this.#restsUntil.get(place) ?? 0) > this.#now()
+    return [...this.#places.filter((place) => !isResting(place)), ...this.#places.filter(isResting)]
+  }
 }
 
 async function changeAll<T>(places: readonly Driver[], what: string, work: (place: Driver) => Promise<T>): Promise<T> {
@@ -208,44 +302,13 @@ class Branch implements AsyncIterable<Uint8Array> {
   }
 }
 
-/** The union of listings that are each in key order, in key order; of a key at several places, the nearest one's entry. */
-async function* mergedListing(places: readonly Driver[], directory: string, call?: ListOptions): AsyncGenerator<Entry> {
-  const iterators = places.map((place) => place.list(directory, call)[Symbol.asyncIterator]())
-  const heads = await Promise.all(iterators.map(async (iterator) => iterator.next()))
-  try {
-    for (;;) {
-      const open = heads.flatMap((head) => (head.done ? [] : [head.value]))
-      const [first] = open
-      if (!first) return
-      const least = open.reduce((a, b) => (compareKeys(placeOf(b), placeOf(a)) < 0 ? b : a), first)
-      yield least
-      for (const [index, head] of heads.entries())
-        if (!head.done && placeOf(head.value) === placeOf(least))
-          heads[index] = await (iterators[index] as AsyncIterator<Entry>).next()
-    }
-  } finally {
-    await Promise.all(iterators.map(async (iterator) => iterator.return?.()))
-  }
-}
-
-/** What all places can do together. `ifAbsent` would have to be decided by several at once, so nobody can promise it. */
-function common(places: readonly Driver[], writable: readonly Driver[]): Supports {
-  const all = (name: 'list' | 'range') => places.every(({ supports }) => supports[name])
-  const each = (name: 'atomicWrite' | 'contentType' | 'metadata' | 'keyUnderFile') =>
-    places.every(({ supports }) => supports[name])
+/** What the places can do together. `ifAbsent` would have to be decided by several at once, so nobody can promise it. */
+function supportsOf(places: readonly Driver[], writable: readonly Driver[]): Supports {
   const isSingle = writable.length === 1
   return {
+    ...commonSupports(places.map(({ supports }) => supports)),
     write: writable.length > 0,
-    list: all('list'),
-    range: all('range'),
-    atomicWrite: each('atomicWrite'),
     ifAbsent: isSingle && writable.every(({ supports }) => supports.ifAbsent),
     ifMatch: isSingle && places.length === 1 && writable.every(({ supports }) => supports.ifMatch),
-    contentType: each('contentType'),
-    metadata: each('metadata'),
-    keyUnderFile: each('keyUnderFile'),
-    maxKeyBytes: Math.min(...places.map(({ supports }) => supports.maxKeyBytes)),
-    maxPartBytes: Math.min(...places.map(({ supports }) => supports.maxPartBytes)),
-    refuses: places.flatMap(({ supports }) => supports.refuses ?? []),
   }
 }

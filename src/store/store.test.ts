@@ -1,12 +1,18 @@
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import * as fs from 'node:fs'
 import * as os from 'node:os'
 import * as path from 'node:path'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { test } from 'node:test'
+import { fileDriver } from '../drivers/file.ts'
 import { memoryDriver } from '../drivers/memory.ts'
 import type { Driver } from './driver.ts'
 import { locations } from './locations.ts'
-import { Store } from './store.ts'
+import { Store, type TransferProgress } from './store.ts'
+import { faulty } from './wrappers/faults.ts'
 import { readOnly } from './wrappers/read-only.ts'
 
 test('a key may be a list of parts', async () => {
@@ -60,7 +66,7 @@ test('many files are uploaded, those that fail are told apart, and progress is t
   const store = new Store(memoryDriver())
   const done: number[] = []
   const pairs = ['a', 'absent', 'b', 'c'].map((name) => [path.join(directory, name), ['up', name]] as const)
-  const outcomes = await store.uploadMany(pairs, {
+  const outcomes = await store.uploadBatch(pairs, {
     concurrency: 2,
     onProgress: ({ filesDone, filesTotal }) => done.push(filesDone / filesTotal),
   })
@@ -84,7 +90,7 @@ test('uploading many ends when it is cancelled', async (t) => {
   const controller = new AbortController()
   const store = new Store(memoryDriver())
   const pairs = ['1', '2', '3'].map((key) => [path.join(directory, 'a'), key] as const)
-  const uploading = store.uploadMany(pairs, {
+  const uploading = store.uploadBatch(pairs, {
     concurrency: 1,
     signal: controller.signal,
     onProgress: () => controller.abort(),
@@ -138,4 +144,102 @@ test('URLs are signed where the place can, and for reading only where it is read
   const guarded = new Store(readOnly(signing))
   assert.equal(await guarded.signedUrl('a', { expiresInSeconds: 60 }), 'signed:GET:a')
   await assert.rejects(guarded.signedUrl('a', { method: 'PUT', expiresInSeconds: 60 }), { code: 'READ_ONLY' })
+})
+
+test('a stream that ends stores a file, and finishes when it is stored', async () => {
+  const store = new Store(memoryDriver())
+  const bytes = randomBytes(3_000_000)
+  const writer = store.create('a', { contentType: 'image/png' })
+  await pipeline(Readable.from([bytes.subarray(0, 1), bytes.subarray(1)]), writer)
+  assert.ok((await store.get('a')).equals(bytes))
+  const { size, contentType } = await writer.stored
+  assert.deepEqual([size, contentType], [3_000_000, 'image/png'])
+  const text = store.create('b')
+  text.write('line 1\n')
+  text.end('line 2\n')
+  await once(text, 'finish')
+  assert.equal((await store.get('b')).toString(), 'line 1\nline 2\n')
+})
+
+test('a stream that is destroyed, or whose source fails, stores nothing', async () => {
+  const store = new Store(memoryDriver())
+  const writer = store.create('a')
+  writer.write('half')
+  writer.destroy()
+  await assert.rejects(writer.stored, { code: 'ABORTED' })
+  const failing = async function* () {
+    yield 'half'
+    throw new Error('the source broke')
+  }
+  await assert.rejects(pipeline(Readable.from(failing()), store.create('a')), /the source broke/)
+  assert.equal(await store.exists('a'), false)
+})
+
+test('a stream whose place fails says so, at once and to whoever waits', async () => {
+  const store = new Store(faulty(memoryDriver(), { strike: () => 'before' }))
+  const source = Readable.from(Array.from({ length: 100 }, () => Buffer.alloc(100_000)))
+  await assert.rejects(pipeline(source, store.create('a')), { code: 'UNREACHABLE' })
+  assert.throws(() => new Store(readOnly(memoryDriver())).create('a'), { code: 'READ_ONLY' })
+})
+
+test('of many who want a name at once, one has it and every other a name of its own', async () => {
+  for (const driver of [memoryDriver(), locations([memoryDriver(), memoryDriver()])]) {
+    const store = new Store(driver)
+    const keys = await Promise.all(Array.from({ length: 8 }, async () => store.uniqueKey(['d', 'photo.jpg'])))
+    assert.equal(new Set(keys).size, 8)
+    assert.equal(keys.filter((key) => key === 'd/photo.jpg').length, driver.supports.ifAbsent ? 1 : 0)
+    const other = /^d\/[0-9a-f]{8}-[0-9a-f-]{27}-photo\.jpg$/
+    assert.ok(keys.every((key) => key === 'd/photo.jpg' || other.test(key)))
+  }
+})
+
+test('a directory is deleted when it is empty, or with all below it; the root never', async () => {
+  const store = new Store(memoryDriver())
+  for (const key of ['d/a', 'd/b/c', 'd-2', 'e']) await store.put(key, 'x')
+  await assert.rejects(store.deleteDirectory('d'), { code: 'CONFLICT' })
+  assert.equal(await store.deleteDirectory('nowhere'), 0)
+  assert.equal(await store.deleteDirectory(['d'], { recursive: true }), 2)
+  for (const root of ['', []])
+    await assert.rejects(store.deleteDirectory(root, { recursive: true }), { code: 'INVALID_ARGUMENT' })
+  assert.deepEqual(await Array.fromAsync(store.list(), ({ key }) => key), ['d-2', 'e'])
+})
+
+test('names are made web-safe where the store says so, whichever way they come in', async () => {
+  const inner = memoryDriver()
+  const store = new Store(inner, { cleanName: 'ascii', publicUrl: 'https://example.com' })
+  await store.put(['Übung 1', '../été.JPG'], 'x')
+  assert.deepEqual(await Array.fromAsync(inner.list(''), ({ key }) => key), ['Ubung_1/ete.JPG'])
+  assert.equal((await store.get('Übung 1/été.JPG')).toString(), 'x')
+  assert.equal((await store.get('Ubung_1/ete.JPG')).toString(), 'x')
+  assert.equal(store.url('Übung 1/été.JPG'), 'https://example.com/Ubung_1/ete.JPG')
+  assert.equal(await store.deleteDirectory('Übung 1', { recursive: true }), 1)
+  await assert.rejects(store.put('日本/x', 'x'), { code: 'INVALID_KEY' })
+})
+
+test('the path of a local file is told, and that others have none', () => {
+  assert.equal(new Store(fileDriver({ directory: '/srv/media' })).localPath(['a', 'b']), '/srv/media/a/b')
+  assert.throws(() => new Store(memoryDriver()).localPath('a'), { code: 'UNSUPPORTED' })
+  const both = new Store(locations([fileDriver({ directory: '/srv/media' }), memoryDriver()]))
+  assert.equal(both.localPath('a', { location: 'near' }), '/srv/media/a')
+})
+
+test('transfers tell how far they are', async (t) => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'stowage-store-'))
+  t.after(() => fs.rmSync(directory, { recursive: true }))
+  const file = path.join(directory, 'a')
+  fs.writeFileSync(file, randomBytes(1_000_000))
+  const store = new Store(memoryDriver())
+  const told: TransferProgress[] = []
+  const onProgress = (progress: TransferProgress) => told.push(progress)
+  for (const work of [
+    async () => store.upload(file, 'a', { onProgress }),
+    async () => store.download('a', `${file}.back`, { onProgress }),
+    async () => store.put('b', fs.createReadStream(file), { onProgress, size: 1_000_000 }),
+    async () => store.put('c', fs.readFileSync(file), { onProgress }),
+  ]) {
+    told.length = 0
+    await work()
+    assert.deepEqual(told.at(-1), { bytes: 1_000_000, total: 1_000_000 })
+    assert.ok(told.every(({ bytes }, index) => bytes > (told[index - 1]?.bytes ?? 0)))
+  }
 })

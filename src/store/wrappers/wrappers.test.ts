@@ -11,11 +11,13 @@ import { fileDriver } from '../../drivers/file.ts'
 import { memoryDriver } from '../../drivers/memory.ts'
 import { testDriver } from '../../testing/index.ts'
 import { locations, PartialFailure } from '../locations.ts'
+import { mounted } from '../mounts.ts'
 import { faulty, type FaultMoment } from './faults.ts'
 import { limited } from './limit.ts'
 import { prefixed } from './prefix.ts'
 import { readOnly } from './read-only.ts'
 import { retrying } from './retry.ts'
+import { sharded } from './shard.ts'
 
 const clock = { now: () => 0, sleep: async () => undefined }
 
@@ -23,6 +25,15 @@ testDriver('retrying', async () => ({ driver: retrying(memoryDriver()) }))
 testDriver('limited', async () => ({ driver: limited(memoryDriver(), new Limit(2)) }))
 testDriver('prefixed', async () => ({ driver: prefixed(memoryDriver(), 'a/b') }))
 testDriver('faulty without faults', async () => ({ driver: faulty(memoryDriver(), { strike: () => undefined }) }))
+testDriver('sharded', async () => ({ driver: sharded(memoryDriver(), 4) }))
+testDriver('read-only', async () => {
+  const writer = memoryDriver()
+  return { driver: readOnly(writer), writer }
+})
+testDriver('mounted', async () => {
+  const [all, some, few] = [memoryDriver(), memoryDriver(), memoryDriver()]
+  return { driver: mounted({ '': all, many: some, 'list/a': few, 'round/nothing/below': memoryDriver() }) }
+})
 testDriver('locations of two memories', async () => ({ driver: locations([memoryDriver(), memoryDriver()]) }))
 testDriver('locations of a directory and a memory', async () => {
   const directory = mkdtempSync(path.join(tmpdir(), 'stowage-locations-'))
