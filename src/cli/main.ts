@@ -74,6 +74,12 @@ const verbs: Description[] = [
     load: async () => import('./explain.ts'),
   },
   {
+    name: 'assets',
+    summary: 'print the asset manifest: each file of a source and its public address',
+    examples: ['stowage assets', 'stowage assets --json > assets.json'],
+    load: async () => import('./assets.ts'),
+  },
+  {
     name: 'ls',
     summary: 'list what is below a directory of a store',
     values: ['<where>'],

@@ -73,6 +73,7 @@ export class Conveyor {
   readonly #lanes = new Map<string, Lane>()
   readonly #workers: Worker[] = []
   readonly #listeners = new Set<(event: DeliveryEvent) => void>()
+  readonly #ledgerListeners = new Set<() => void>()
 
   constructor(options: ConveyorOptions) {
     const { sources, rules, database, clock, log, workDirectory } = options
@@ -104,6 +105,12 @@ export class Conveyor {
   onDelivered(listener: (event: DeliveryEvent) => void): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
+  }
+
+  /** Calls the listener after each job that may have changed what is delivered where. Returns how to stop that. */
+  onLedger(listener: () => void): () => void {
+    this.#ledgerListeners.add(listener)
+    return () => this.#ledgerListeners.delete(listener)
   }
 
   /** Begins to work: takes up what a crash left, applies rules that have changed, and runs what is queued. */
@@ -200,7 +207,12 @@ export class Conveyor {
 
   #handleFile(work: (job: Job, context: FileJobContext, signal: AbortSignal) => Promise<FileOutcome>) {
     return async (job: Job, signal: AbortSignal) => {
-      const outcome = await work(job, this.#context, signal)
+      // A job that fails may have recorded a part of its deliveries.
+      const outcome = await work(job, this.#context, signal).catch((error: unknown) => {
+        this.#announceLedger()
+        throw error
+      })
+      if (outcome.delivered.length > 0 || outcome.superseded > 0) this.#announceLedger()
       this.counters.unchanged += outcome.unchanged
       const { source, path } = job.payload as { source: string; path: string }
       for (const { rule, destination, key, size } of outcome.delivered) {
@@ -209,6 +221,10 @@ export class Conveyor {
         for (const listener of this.#listeners) listener({ source, path, rule, store: destination, key, size })
       }
     }
+  }
+
+  #announceLedger() {
+    for (const listener of this.#ledgerListeners) listener()
   }
 
   /** A source whose rules are not what they were has all its files looked at again. */

@@ -7,7 +7,7 @@
  */
 import * as path from 'node:path'
 import type { Clock } from '../core/clock.ts'
-import { codeOf, StowageError } from '../core/errors.ts'
+import { StowageError } from '../core/errors.ts'
 import type { Database, Transaction } from '../state/database.ts'
 import type { Job, NewJob, Queue } from '../state/queue.ts'
 import type { Store } from '../store/store.ts'
@@ -21,6 +21,7 @@ import { intend, isCurrent, ownersOf, record, rowsOf, type Delivery, type Ledger
 import { changedMeanwhile, isSame, lookAt, type Original } from './original.ts'
 import { supersede, type SourcePayload } from './removal.ts'
 import { mismatch, type Destination, type Rule } from './rules.ts'
+import { findUrl } from './urls.ts'
 
 /** What the work needs. */
 export interface FileJobContext {
@@ -285,7 +286,7 @@ function isSameDelivery(a: LedgerKey, b: LedgerKey): boolean {
 }
 
 function deliveryOf(task: Task, { size, digest }: Sent, original: Original, context: FileJobContext): Delivery {
-  const url = urlOf(context.store(task.destination), task.key)
+  const url = findUrl(context.store(task.destination), task.key, task.to.url)
   return {
     ...(url === undefined ? {} : { url }),
     size,
@@ -295,15 +296,6 @@ function deliveryOf(task: Task, { size, digest }: Sent, original: Original, cont
     sourceInode: original.inode,
     fingerprint: task.fingerprint,
     deliveredMs: context.clock.now(),
-  }
-}
-
-function urlOf(store: Store, key: string): string | undefined {
-  try {
-    return store.url(key)
-  } catch (error) {
-    if (codeOf(error) === 'NO_PUBLIC_URL') return undefined
-    throw error
   }
 }
 

@@ -43,6 +43,28 @@ export async function ownersOf(tx: Transaction, destination: string, key: string
   return (await tx.all('SELECT * FROM ledger WHERE destination = ? AND key = ?', destination, key)).map(rowOf)
 }
 
+/** What a source has, or lately had, at a store, in no order. What is in doubt for the moment was delivered at 0. */
+export async function deliveredOnce(
+  tx: Transaction,
+  source: string,
+  destination: string,
+): Promise<(LedgerKey & { deliveredMs: number })[]> {
+  const rows = await tx.all(
+    `SELECT path, rule, key, delivered_ms FROM ledger
+     WHERE source = ? AND destination = ? AND digest IS NOT NULL`,
+    source,
+    destination,
+  )
+  return rows.map((row) => ({
+    source,
+    path: String(row['path']),
+    rule: String(row['rule']),
+    destination,
+    key: String(row['key']),
+    deliveredMs: Number(row['delivered_ms'] ?? 0),
+  }))
+}
+
 /** Notes that a key is about to be written. What was delivered there before is in doubt from now on. */
 export async function intend(tx: Transaction, row: LedgerKey): Promise<void> {
   await tx.run(

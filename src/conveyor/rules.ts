@@ -24,6 +24,8 @@ export interface Destination {
   path: string
   /** Deliveries at once; adapts by itself when absent. */
   maxConnections?: number
+  /** Address below which the store's keys are served, where it is another than the store's own. */
+  url?: string
 }
 
 /** One rule. All rules that match a file apply to it. */
@@ -40,6 +42,20 @@ export interface Rule {
   supersededAfterMs: number
   /** How long one run of the processors may take. */
   timeLimitMs: number
+}
+
+/** Which of a rule's destinations a delivery went to, and its place among them; undefined when it is none of them any more. */
+export function destinationOf(
+  rule: Rule | undefined,
+  delivery: { path: string; destination: string; key: string },
+): { to: Destination; index: number } | undefined {
+  const directory = path.posix.dirname(delivery.key)
+  const index = rule?.destinations.findIndex(
+    (to) =>
+      to.store === delivery.destination && path.posix.join(to.path, path.posix.dirname(delivery.path)) === directory,
+  )
+  const to = index === undefined ? undefined : rule?.destinations[index]
+  return index === undefined || to === undefined ? undefined : { to, index }
 }
 
 /** Why a filter does not match a file, in words for people; undefined when it matches. */

@@ -10,7 +10,7 @@ import { ignoreMatcher } from '../conveyor/ignore.ts'
 interface Draft {
   directory: string
   secrets: boolean
-  stores: Map<string, { isReadOnly: boolean; directories: string[] }>
+  stores: Map<string, { isReadOnly: boolean; hasUrl: boolean; directories: string[] }>
   sourceNames: string[]
   /** Those whose directory is known. */
   sources: Map<string, { root: string; ignore: string[] }>
@@ -24,7 +24,7 @@ type Loose = Record<string, unknown>
  * whether a secret that cannot be had now is one.
  */
 export function crossCheck(input: unknown, directory: string, secrets: boolean): string[] {
-  const { stores, sources, rules, state, workDirectory } = asRecord(input)
+  const { stores, sources, rules, state, workDirectory, assets } = asRecord(input)
   const sourceNames = Object.keys(asRecord(sources))
   const draft: Draft = { directory, secrets, stores: new Map(), sourceNames, sources: new Map(), problems: [] }
   for (const [name, value] of Object.entries(asRecord(stores))) checkStore(draft, name, value)
@@ -32,6 +32,7 @@ export function crossCheck(input: unknown, directory: string, secrets: boolean):
   for (const [place, value] of Object.entries({ state: state ?? 'stowage.db', workDirectory }))
     if (typeof value === 'string') checkOwn(draft, place, path.resolve(directory, value))
   checkRules(draft, Array.isArray(rules) ? rules.map(asRecord) : [])
+  if (assets !== undefined) checkAssets(draft, asRecord(assets))
   return draft.problems
 }
 
@@ -76,7 +77,8 @@ function checkStore(draft: Draft, name: string, value: unknown) {
           `stores.${name}: ${codeOf(error) === 'UNKNOWN' ? 'the URL is malformed.' : (error as Error).message}`,
         )
     }
-  draft.stores.set(name, { isReadOnly: asRecord(value)['readOnly'] === true, directories })
+  const hasUrl = typeof asRecord(value)['publicUrl'] === 'string'
+  draft.stores.set(name, { isReadOnly: asRecord(value)['readOnly'] === true, hasUrl, directories })
 }
 
 function checkSource(draft: Draft, name: string, { directory, ignore }: Loose) {
@@ -93,7 +95,7 @@ function checkSource(draft: Draft, name: string, { directory, ignore }: Loose) {
 
 /** What we write ourselves must not be watched. */
 function checkOwn(draft: Draft, place: string, file: string) {
-  const name = sourceThatSees(draft, realPath(file), place === 'state')
+  const name = sourceThatSees(draft, realPath(file), place !== 'workDirectory')
   if (name !== undefined)
     draft.problems.push(`${place}: it lies within the source ${name}, which would see it change. Put it elsewhere.`)
 }
@@ -135,6 +137,19 @@ function checkDestination(draft: Draft, to: Loose, place: string): string[] {
   return (store?.directories ?? [])
     .map((directory) => sourceThatSees(draft, realPath(path.join(directory, below)), false))
     .filter((name) => name !== undefined)
+}
+
+function checkAssets(draft: Draft, { source, store, manifest, key, domains }: Loose) {
+  checkName(draft, source, draft.sourceNames, 'assets.source', 'source')
+  checkName(draft, store, [...draft.stores.keys()], 'assets.store', 'store')
+  for (const [domain, value] of Object.entries(asRecord(domains)))
+    checkName(draft, asRecord(value)['source'], draft.sourceNames, `assets.domains.${domain}.source`, 'source')
+  const file = typeof manifest === 'string' ? manifest : 'assets.json'
+  checkOwn(draft, 'assets.manifest', path.resolve(draft.directory, file))
+  const known = draft.stores.get(String(store))
+  if (known && !known.hasUrl)
+    draft.problems.push(`assets.store: ${String(store)} has no public address. Give it a publicUrl.`)
+  if (known?.isReadOnly && key !== undefined) draft.problems.push(`assets.key: ${String(store)} is read only.`)
 }
 
 function sourceThatSees(draft: Draft, place: string, isFile: boolean): string | undefined {

@@ -292,3 +292,53 @@ test('a configuration that throws tells why', async (t) => {
   fs.writeFileSync(path.join(directory, 'a.ts'), "throw new Error('no luck')")
   await assert.rejects(loadConfig('a.ts', directory), { code: 'INVALID_CONFIG', message: /a\.ts.*no luck/ })
 })
+
+test('assets need a source, a store with a public address, and a manifest that nobody watches', () => {
+  const stores = { public: { url: 'file:///srv/public', publicUrl: 'https://cdn.example.com' }, plain: 'memory:' }
+  const given = (assets: object) => ({ ...least, stores, assets })
+  assert.deepEqual(mistakes(given({ source: 'site', store: 'public' })), [])
+  assert.deepEqual(mistakes(given({ source: 'sites', store: 'pulbic' })), [
+    'assets.source: there is no source "sites". Did you mean "site"?',
+    'assets.store: there is no store "pulbic". Did you mean "public"?',
+  ])
+  assert.deepEqual(mistakes(given({ source: 'site', store: 'plain' })), [
+    'assets.store: plain has no public address. Give it a publicUrl.',
+  ])
+  assert.deepEqual(mistakes(given({ source: 'site', store: 'public', manifest: '/srv/site/assets.json' })), [
+    'assets.manifest: it lies within the source site, which would see it change. Put it elsewhere.',
+  ])
+  assert.deepEqual(mistakes(given({ source: 'site', store: 'public', domains: { theme: 'example.com' } })), [
+    'assets.domains.theme: is neither a URL nor a path from /.',
+  ])
+  assert.deepEqual(mistakes(given({ source: 'site', store: 'public', domains: { theme: { sourc: 'x' } } })), [
+    'assets.domains.theme.sourc: is not known here. Did you mean "source"?',
+  ])
+})
+
+test('assets are completed, and files that have addresses are kept a while when they are superseded', () => {
+  const stores = { public: { url: 'file:///srv/public', publicUrl: 'https://cdn.example.com' }, plain: 'memory:' }
+  const domains = { default: 'https://static.example.com/', theme: { path: '/dark/' }, plain: '/plain' }
+  const rules = [
+    { source: 'site', destinations: [{ store: 'public', url: 'https://other.example.com' }] },
+    { source: 'site', destinations: [{ store: 'plain' }] },
+    { source: 'site', destinations: [{ store: 'public' }], supersededAfter: '0s' },
+  ].map((rule, index) => ({ ...rule, label: `${index}` }))
+  const config = checkConfig(
+    { ...least, stores, rules, assets: { source: 'site', store: 'public', domains } },
+    '/etc/acme',
+  )
+  assert.deepEqual(config.assets, {
+    store: 'public',
+    manifest: '/etc/acme/assets.json',
+    domains: {
+      default: { url: 'https://static.example.com/', source: 'site', path: '' },
+      theme: { source: 'site', path: 'dark' },
+      plain: { url: '/plain' },
+    },
+  })
+  assert.deepEqual(
+    config.rules.map(({ supersededAfterMs }) => supersededAfterMs),
+    [3_600_000, 0, 0],
+  )
+  assert.equal(config.rules[0]?.destinations[0]?.url, 'https://other.example.com')
+})

@@ -6,6 +6,7 @@ import { StowageError } from '../core/errors.ts'
 import { realPath } from '../core/real-path.ts'
 import { parseDuration, parseSize } from '../core/units.ts'
 import type { ProcessorSpec } from '../conveyor/processors/index.ts'
+import type { AssetSettings } from '../conveyor/asset-manifest.ts'
 import type { Rule } from '../conveyor/rules.ts'
 import { absoluteUrl, crossCheck, labelOf, suggest } from './config-check.ts'
 import { readConfigFile } from './config-file.ts'
@@ -54,6 +55,10 @@ const destination = z.strictObject({
   store: z.string().describe('The name of a store.'),
   path: z.string().default('').describe('A directory within it.'),
   maxConnections: z.int().min(1).max(1024).optional().describe('Deliveries at once; adapts by itself when left out.'),
+  url: z
+    .url('is not a URL')
+    .optional()
+    .describe('Address below which the keys are served. Default: that of the store.'),
 })
 
 const rule = z.strictObject({
@@ -63,8 +68,27 @@ const rule = z.strictObject({
   processors: z.array(z.union([z.string(), z.looseObject({ use: z.string() })])).default([]),
   destinations: z.array(destination).min(1, 'needs at least one destination'),
   deleteSourceAfter: duration('Delete the original so long after it was delivered everywhere.').optional(),
-  supersededAfter: duration('Keep superseded copies so long.').default(0),
+  supersededAfter: duration(
+    'Keep superseded copies so long. Default: 1h where files have asset URLs, else 0.',
+  ).optional(),
   timeLimit: duration('For one run of the processors.').default(600_000),
+})
+
+const baseUrl = z.string().regex(/^(https?:)?\/\/[^/?#]+[^?#]*$|^\/(?!\/)[^?#]*$/, 'is neither a URL nor a path from /')
+const assetDomain = z.strictObject({
+  url: baseUrl.optional().describe('Base of what was not delivered. Default: the public URL of the store.'),
+  source: z.string().optional().describe('Whose deliveries are shown. Default: that of assets.'),
+  path: z.string().default('').describe('A directory within the source.'),
+})
+const assets = z.strictObject({
+  source: z.string().describe('The files that have asset URLs.'),
+  store: z.string().describe('Whose addresses are given.'),
+  manifest: z.string().default('assets.json').describe('The file that applications read. Relative to this file.'),
+  key: z.string().min(1).optional().describe('Where the manifest is also kept in the store.'),
+  domains: z
+    .record(name, z.union([baseUrl, assetDomain]))
+    .default({})
+    .describe('Base URLs; "default" is the one of the source.'),
 })
 
 const schema = z.strictObject({
@@ -77,6 +101,7 @@ const schema = z.strictObject({
   stores: z.record(name, store).describe('Named places to keep files.'),
   sources: z.record(name, source).describe('Directories that are watched.'),
   rules: z.array(rule).min(1, 'needs at least one rule').describe('Which files go through what, to which stores.'),
+  assets: assets.optional().describe('Public addresses for applications, looked up by source name.'),
 })
 
 /** What people write. */
@@ -91,6 +116,7 @@ export interface Config {
   stores: Record<string, StoreConfig>
   sources: Record<string, { directory: string; ignore: readonly string[]; settleMs: number; pollingMs?: number }>
   rules: RuleConfig[]
+  assets?: AssetSettings
 }
 
 /** Where a store is. */
@@ -178,8 +204,22 @@ function complete(config: z.output<typeof schema>, directory: string): Config {
       settleMs: settle,
       ...(typeof polling === 'number' ? { pollingMs: polling } : {}),
     })),
-    rules: config.rules.map(completeRule),
+    rules: config.rules.map((each, index) => completeRule(each, index, config.assets)),
+    ...(config.assets ? { assets: completeAssets(config.assets, directory) } : {}),
   }
+}
+
+/** Without a word about it, the domain `default` shows the source; of another domain that is only a URL nothing is delivered. */
+function completeAssets(each: z.output<typeof assets>, directory: string): AssetSettings {
+  const { source: usual, manifest, domains, ...rest } = each
+  const all: typeof domains = { default: { path: '' }, ...domains }
+  const complete = Object.entries(all).map(([domain, given]) => {
+    const { source, path: below, ...settings } = typeof given === 'string' ? { url: given, path: '' } : given
+    const isPlain = typeof given === 'string' && domain !== 'default'
+    const from = isPlain ? {} : { source: source ?? usual, path: below.replace(/^\/+|\/+$/g, '') }
+    return [domain, withoutAbsent({ ...settings, ...from })]
+  })
+  return withoutAbsent({ ...rest, manifest: path.resolve(directory, manifest), domains: Object.fromEntries(complete) })
 }
 
 function completeStore(each: z.output<typeof store>, directory: string): StoreConfig {
@@ -188,16 +228,20 @@ function completeStore(each: z.output<typeof store>, directory: string): StoreCo
   return withoutAbsent({ url: absolute, ...rest })
 }
 
-function completeRule(each: z.output<typeof rule>, index: number): RuleConfig {
+/** Pages that were made a moment ago refer to the former address of an asset, so it is kept a while. */
+const assetSupersededMs = 3_600_000
+
+function completeRule(each: z.output<typeof rule>, index: number, shown?: z.output<typeof assets>): RuleConfig {
   const { deleteSourceAfter, supersededAfter, timeLimit, filter: given, destinations, ...rest } = each
   const { pattern, ...conditions } = given
+  const hasAssets = shown !== undefined && destinations.some((to) => to.store === shown.store)
   return {
     ...rest,
     label: labelOf(each, index),
     filter: withoutAbsent({ ...conditions, ...(pattern === undefined ? {} : { pattern: new RegExp(pattern) }) }),
     destinations: destinations.map((to) => withoutAbsent({ ...to, path: to.path.replace(/^\/+|\/+$/g, '') })),
     ...(deleteSourceAfter === undefined ? {} : { deleteSourceAfterMs: deleteSourceAfter }),
-    supersededAfterMs: supersededAfter,
+    supersededAfterMs: supersededAfter ?? (hasAssets ? assetSupersededMs : 0),
     timeLimitMs: timeLimit,
   }
 }
@@ -261,6 +305,7 @@ function knownKeys(at: readonly PropertyKey[]): string[] {
   if (top === undefined) return Object.keys(schema.shape)
   if (top === 'stores') return Object.keys(storeSettings.shape)
   if (top === 'sources') return Object.keys(source.shape)
+  if (top === 'assets') return Object.keys(at.length > 1 ? assetDomain.shape : assets.shape)
   if (third === 'filter') return Object.keys(at[3] === 'size' ? { minimum: 0, maximum: 0 } : filter.shape)
   if (third === 'destinations') return Object.keys(destination.shape)
   return Object.keys(rule.shape)

@@ -1,6 +1,9 @@
 /** The assembly: everything a configuration names is opened here and joined, and nowhere else. */
 import { systemClock, type Clock } from '../core/clock.ts'
+import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
+import { makeManifest, ManifestKeeper, type ManifestContext } from '../conveyor/asset-manifest.ts'
+import type { AssetManifest } from '../conveyor/assets.ts'
 import { Conveyor, type DeliveryEvent } from '../conveyor/conveyor.ts'
 import { explain, type Explanation } from '../conveyor/explain.ts'
 import type { Source } from '../conveyor/intake.ts'
@@ -74,7 +77,9 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
   }
   const sources = Object.entries(config.sources).map(([name, source]): Source => ({ name, ...source }))
   const conveyor = new Conveyor({ sources, rules, stores, database, clock, log, workDirectory: config.workDirectory })
-  const daemon = new Daemon({ conveyor, sources, rules, database, clock, log })
+  const assets = config.assets && assetParts(config.assets, { stores, rules, database, clock, log })
+  const daemon = new Daemon({ conveyor, sources, rules, database, clock, log, ...(assets && { assets }) })
+  if (assets) rollback.defer(async () => assets.keeper.close())
   const control = await serveControl(`${config.state}.sock`, daemon.methods())
   rollback.defer(async () => control.close())
   rollback.defer(async () => conveyor.close())
@@ -82,13 +87,28 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
   return daemon
 }
 
-interface Parts {
+/** What keeps the asset manifest. */
+function assetParts(
+  settings: NonNullable<Config['assets']>,
+  { stores, ...parts }: { stores: ReadonlyMap<string, Store> } & Omit<ManifestContext, 'settings' | 'store'> & Times,
+) {
+  const store = stores.get(settings.store)
+  if (!store) throw new StowageError('INVALID_CONFIG', `There is no store ${JSON.stringify(settings.store)}.`)
+  const context = { settings, store, ...parts }
+  return { context, keeper: new ManifestKeeper(context) }
+}
+
+interface Times {
+  clock: Clock
+  log: Log
+}
+
+interface Parts extends Times {
   conveyor: Conveyor
   sources: readonly Source[]
   rules: readonly Rule[]
   database: Database
-  clock: Clock
-  log: Log
+  assets?: ReturnType<typeof assetParts>
 }
 
 /** A running Stowage: one process, one state, everything that is configured. */
@@ -135,6 +155,7 @@ export class Daemon {
     try {
       await conveyor.scan().catch((error: unknown) => log.error((error as Error).message))
       await conveyor.idle(options.signal ? { signal: options.signal } : {})
+      await this.#parts.assets?.keeper.flush()
       await report()
     } finally {
       clearInterval(timer)
@@ -190,6 +211,14 @@ export class Daemon {
     return explain(file, { ...parts, queue: conveyor.queue })
   }
 
+  /** The asset manifest as it is now. Rejects with INVALID_CONFIG when the configuration has no `assets`. */
+  async assets(): Promise<AssetManifest> {
+    if (this.#parts.assets) return makeManifest(this.#parts.assets.context)
+    throw new StowageError('INVALID_CONFIG', 'The configuration has no assets.', {
+      hint: 'Add for example assets: { source: "site", store: "public" }.',
+    })
+  }
+
   /** Finishes what is in hand (10 s at most), then lets go of everything. */
   async close(): Promise<void> {
     await this.#owned.disposeAsync()
@@ -204,13 +233,22 @@ export class Daemon {
     return {
       status: async () => this.status(),
       retry: async (filter: { key?: string }) => this.retry(filter),
+      assets: async () => this.assets(),
       explain: async ({ path: file }: { path: string }) => this.explain(file),
     }
   }
 
   #start(): Promise<void> {
-    this.#started ??= this.#parts.conveyor.start()
+    this.#started ??= this.#begin()
     return this.#started
+  }
+
+  async #begin() {
+    const { conveyor, assets } = this.#parts
+    if (assets) conveyor.onLedger(() => assets.keeper.changed())
+    await conveyor.start()
+    // The configuration may have changed, and the last end may have been a sudden one.
+    assets?.keeper.changed()
   }
 
   async #progress(): Promise<Progress> {
