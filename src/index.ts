@@ -18,6 +18,7 @@ export {
   type Which,
 } from './store/locations.ts'
 export { FileWriter } from './store/file-writer.ts'
+export { repair, repairKey, type Repaired, type RepairOptions, type RepairSummary } from './store/repair.ts'
 export { mounted } from './store/mounts.ts'
 export {
   Store,
@@ -39,6 +40,7 @@ export { retrying } from './store/wrappers/retry.ts'
 export { sharded } from './store/wrappers/shard.ts'
 export { fileDriver, type FileOptions } from './drivers/file.ts'
 export { openDriver, openStore, type OpenOptions } from './drivers/index.ts'
+export { openStores, type OpenStoresOptions, type Stores, type StoreSettings } from './drivers/stores.ts'
 export { memoryDriver } from './drivers/memory.ts'
 export { AssetUrls, type AssetManifest, type AssetUrl, type AssetUrlsOptions } from './conveyor/assets.ts'
 export type { Processor, ProcessorInput, ProcessorOutput } from './conveyor/processor.ts'

@@ -9,6 +9,7 @@ import { diskError } from '../core/disk-error.ts'
 import { StowageError } from '../core/errors.ts'
 import { compareKeys, maxKeyBytes } from '../core/keys.ts'
 import { isOwnerAlive, owner } from '../core/owner.ts'
+import type { StorageUrl } from '../core/storage-url.ts'
 import type {
   Body,
   CallOptions,
@@ -41,6 +42,18 @@ export interface FileOptions {
   directory: string
   /** Wait until the disk has the bytes before a write is called done. Default true. */
   fsync?: boolean
+}
+
+/** `file:///directory`, or `file:directory` within the working directory, with `fsync` (default true). */
+export function fileFromUrl(url: StorageUrl): Driver {
+  if (url.host !== '' && url.host !== 'localhost')
+    throw new StowageError('INVALID_ARGUMENT', `file://${url.host}/… names another machine.`, {
+      hint: 'Write file:///directory.',
+    })
+  const fsync = url.parameters.flag('fsync', true)
+  url.parameters.end()
+  const isAbsolute = url.printable.startsWith('file:/')
+  return fileDriver({ directory: path.resolve(isAbsolute ? '/' : '.', url.path), fsync })
 }
 
 /** Opens a directory as a store. */

@@ -1,34 +1,34 @@
 /** The only file that knows every kind of place: from a storage URL to a driver. */
-import * as path from 'node:path'
 import { StowageError } from '../core/errors.ts'
-import type { Log } from '../core/log.ts'
 import { parseStorageUrl, type StorageUrl } from '../core/storage-url.ts'
 import type { Driver } from '../store/driver.ts'
-import { locations } from '../store/locations.ts'
-import { Store } from '../store/store.ts'
+import { locations, type LocationsOptions } from '../store/locations.ts'
+import { Store, type StoreOptions } from '../store/store.ts'
+import { readOnly } from '../store/wrappers/read-only.ts'
 import { retrying } from '../store/wrappers/retry.ts'
+import { sharded } from '../store/wrappers/shard.ts'
 
+/** The kinds of places, by the schemes of their URLs. Each is loaded when it is first used. */
 const schemes: Record<string, (url: StorageUrl) => Promise<Driver>> = {
   __proto__: null as never,
-  file: async (url) => {
-    const { fileDriver } = await import('./file.ts')
-    if (url.host !== '')
-      throw new StowageError('INVALID_ARGUMENT', `file://${url.host}/… names another machine.`, {
-        hint: 'Write file:///directory.',
-      })
-    const fsync = url.parameters.flag('fsync', true)
-    url.parameters.end()
-    const isAbsolute = url.printable.startsWith('file:/')
-    return fileDriver({ directory: path.resolve(isAbsolute ? '/' : '.', url.path), fsync })
-  },
+  file: async (url) => (await import('./file.ts')).fileFromUrl(url),
   memory: async (url) => {
     url.parameters.end()
     return (await import('./memory.ts')).memoryDriver()
   },
-  s3: async (url) => retrying((await import('./s3/s3.ts')).s3FromUrl(url)),
+  s3: async (url) => (await import('./s3/s3.ts')).s3FromUrl(url),
 }
 
-/** Opens a place by its URL. Nothing is contacted yet. Rejects with INVALID_ARGUMENT; secrets are not repeated. */
+/** Places on this machine do not break off. */
+const local = new Set(['file', 'memory'])
+
+/** Where names of hashes may be spread over directories. */
+const shardable = new Set(['file', 'ftp', 'ftps', 'sftp'])
+
+/**
+ * Opens a place by its URL. Nothing is contacted yet. Rejects with INVALID_ARGUMENT; secrets are not repeated. Every URL
+ * may have `read_only=true`, and those of file systems `shard=LEVELS`, see `sharded`.
+ */
 export async function openDriver(text: string): Promise<Driver> {
   const url = parseStorageUrl(text)
   const open = schemes[url.scheme]
@@ -36,30 +36,31 @@ export async function openDriver(text: string): Promise<Driver> {
     throw new StowageError('INVALID_ARGUMENT', `There is no kind of store ${JSON.stringify(url.scheme)}.`, {
       hint: `There are: ${Object.keys(schemes).join(', ')}. A directory is written file:///path.`,
     })
-  return open(url)
+  const isReadOnly = url.parameters.flag('read_only', false)
+  const levels = shardable.has(url.scheme) ? (url.parameters.number('shard') ?? 0) : 0
+  if (levels > 8) throw new StowageError('INVALID_ARGUMENT', 'The parameter shard may be at most 8.')
+  const driver = await open(url)
+  const patient = local.has(url.scheme) ? driver : retrying(driver)
+  const spread = levels > 0 ? sharded(patient, levels) : patient
+  return isReadOnly ? readOnly(spread) : spread
 }
 
 /** What a store is opened with. */
-export interface OpenOptions {
-  /** Public address below which the files are served. */
-  publicUrl?: string
-  /** Hears of locations that could not be asked. */
-  log?: Log
+export interface OpenOptions extends StoreOptions, LocationsOptions {
+  /** Every change is refused. */
+  readOnly?: boolean
 }
 
 /** Opens a store of one location, or of several, nearest first. */
 export async function openStore(url: string | readonly string[], options: OpenOptions = {}): Promise<Store> {
-  const urls = typeof url === 'string' ? [url] : url
   const drivers: Driver[] = []
   try {
-    for (const each of urls) drivers.push(await openDriver(each))
+    for (const each of [url].flat()) drivers.push(await openDriver(each))
   } catch (error) {
     await Promise.all(drivers.map(async (driver) => driver.close()))
     throw error
   }
-  const [first] = drivers
-  if (!first) throw new StowageError('INVALID_ARGUMENT', 'A store needs at least one location.')
-  const { publicUrl, log } = options
-  const driver = drivers.length === 1 ? first : locations(drivers, log ? { log } : {})
-  return new Store(driver, publicUrl === undefined ? {} : { publicUrl })
+  const places = options.readOnly ? drivers.map((driver) => readOnly(driver)) : drivers
+  const [only] = places
+  return new Store(only && places.length === 1 ? only : locations(places, options), options)
 }

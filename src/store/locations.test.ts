@@ -111,7 +111,7 @@ test('a change that some locations took is told, and one key is made level again
     [['write', 'a']],
   )
   state.error = undefined
-  const [repaired] = await repairKey(store.driver, 'a')
+  const [repaired] = await repairKey(store.driver, 'a', { from: 'far' })
   assert.deepEqual({ ...repaired }, { key: 'a', location: 'near', why: 'different', from: 'far' })
   assert.equal((await near.stat('a')).size, 5)
   assert.deepEqual(await repairKey(store.driver, 'a'), [])

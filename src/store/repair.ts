@@ -78,8 +78,15 @@ export async function repair(driver: Driver, options: RepairOptions = {}): Promi
   return summary
 }
 
-/** Makes the locations level for one file, see {@link repair}. Where no location has it, nothing is done. */
-export async function repairKey(driver: Driver, key: string, options: RepairOptions = {}): Promise<Repaired[]> {
+/**
+ * Makes the locations level for one file, see {@link repair}. Where no location has it, nothing is done. `from` names the
+ * location that is known to have the right copy, as after a change that others refused: clocks then have no say.
+ */
+export async function repairKey(
+  driver: Driver,
+  key: string,
+  options: RepairOptions & { from?: string } = {},
+): Promise<Repaired[]> {
   const places = isLocations(driver) ? driver.places : [driver]
   const infos = await Promise.all(places.map(async (place) => statOrAbsent(place, key, options)))
   const copies = places.flatMap((place, index) => {
@@ -139,12 +146,16 @@ async function nextFile(iterator: AsyncIterator<Entry>): Promise<FileInfo | unde
 }
 
 /** Brings every place that takes writes to the newest of the copies. */
-async function level(places: readonly Driver[], copies: readonly Copy[], options: RepairOptions): Promise<Repaired[]> {
+async function level(
+  places: readonly Driver[],
+  copies: readonly Copy[],
+  options: RepairOptions & { from?: string },
+): Promise<Repaired[]> {
   const [first] = copies
   if (!first) return []
   const { key } = first.info
   const isSame = await sameness(copies, options)
-  const newest = newestOf(copies, isSame)
+  const newest = copies.find(({ place }) => place.location === options.from) ?? newestOf(copies, isSame)
   const repaired: Repaired[] = []
   for (const place of places) {
     const own = copies.find((copy) => copy.place === place)
