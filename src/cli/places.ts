@@ -6,8 +6,8 @@ import { cleanDirectory, cleanKey } from '../core/keys.ts'
 import { realPath } from '../core/real-path.ts'
 import type { Config } from '../daemon/config.ts'
 import { openStore } from '../drivers/index.ts'
+import { openNamed } from '../drivers/stores.ts'
 import { fileDriver } from '../drivers/file.ts'
-import { readOnly } from '../store/wrappers/read-only.ts'
 import { Store } from '../store/store.ts'
 
 /** A store and a key in it; the empty key is its root. */
@@ -109,11 +109,7 @@ export class Places {
 
   async #namedStore(name: string): Promise<Store> {
     return this.#open(`${name}:`, async () => {
-      const config = (await this.#loaded()).stores[name]
-      if (!config) throw invalid(`The configuration has no store ${JSON.stringify(name)}.`)
-      const { url, publicUrl } = config
-      const store = await openStore(url, publicUrl === undefined ? {} : { publicUrl })
-      return config.readOnly ? new Store(readOnly(store.driver)) : store
+      return openNamed(name, (await this.#loaded()).stores)
     })
   }
 

@@ -4,6 +4,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { codeOf } from '../core/errors.ts'
 import { realPath } from '../core/real-path.ts'
 import { parseStorageUrl } from '../core/storage-url.ts'
+import { schemeNames } from '../drivers/index.ts'
 import { ignoreMatcher } from '../conveyor/ignore.ts'
 
 /** A configuration of which nothing is sure yet: people want to hear of every mistake, also beside another. */
@@ -28,6 +29,8 @@ export function crossCheck(input: unknown, directory: string, secrets: boolean):
   const sourceNames = Object.keys(asRecord(sources))
   const draft: Draft = { directory, secrets, stores: new Map(), sourceNames, sources: new Map(), problems: [] }
   for (const [name, value] of Object.entries(asRecord(stores))) checkStore(draft, name, value)
+  for (const [name, value] of Object.entries(asRecord(stores)))
+    checkMounts(draft, name, asRecord(asRecord(value)['mounts']))
   for (const [name, value] of Object.entries(asRecord(sources))) checkSource(draft, name, asRecord(value))
   for (const [place, value] of Object.entries({ state: state ?? 'stowage.db', workDirectory }))
     if (typeof value === 'string') checkOwn(draft, place, path.resolve(directory, value))
@@ -57,15 +60,16 @@ export function suggest(given: string, known: readonly string[]): string {
   return known.length > 0 ? ` There ${known.length === 1 ? 'is' : 'are'}: ${known.join(', ')}.` : ''
 }
 
-/** Schemes of today and of later: `s3:photos` on a command line should not have two meanings. */
-const schemes = 'azure file ftp ftps http https memory s3 sftp swift webdav webdavs'.split(' ')
-
 function checkStore(draft: Draft, name: string, value: unknown) {
   const { problems } = draft
-  if (schemes.includes(name.toLowerCase())) problems.push(`stores.${name}: is a kind of URL; choose another name.`)
+  // `s3:photos` on a command line should not have two meanings.
+  if (schemeNames.includes(name.toLowerCase())) problems.push(`stores.${name}: is a kind of URL; choose another name.`)
   const directories: string[] = []
   const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
-  const given: unknown = isObject ? asRecord(value)['url'] : value
+  const { url, mounts } = asRecord(value)
+  if (isObject && (url === undefined) === (mounts === undefined))
+    problems.push(`stores.${name}: needs either a url or mounts.`)
+  const given = isObject ? url : value
   for (const url of (Array.isArray(given) ? given : [given]).filter((each) => typeof each === 'string'))
     try {
       const absolute = absoluteUrl(url, draft.directory)
@@ -79,6 +83,14 @@ function checkStore(draft: Draft, name: string, value: unknown) {
     }
   const hasUrl = typeof asRecord(value)['publicUrl'] === 'string'
   draft.stores.set(name, { isReadOnly: asRecord(value)['readOnly'] === true, hasUrl, directories })
+}
+
+/** A store of mounts is where those stores are; one within itself would never end. */
+function checkMounts(draft: Draft, name: string, mounts: Loose) {
+  for (const [prefix, inner] of Object.entries(mounts)) {
+    checkName(draft, inner, [...draft.stores.keys()], `stores.${name}.mounts[${JSON.stringify(prefix)}]`, 'store')
+    draft.stores.get(name)?.directories.push(...(draft.stores.get(String(inner))?.directories ?? []))
+  }
 }
 
 function checkSource(draft: Draft, name: string, { directory, ignore }: Loose) {

@@ -5,6 +5,7 @@ import { z } from 'zod'
 import { StowageError } from '../core/errors.ts'
 import { realPath } from '../core/real-path.ts'
 import { parseDuration, parseSize } from '../core/units.ts'
+import type { StoreSettings } from '../drivers/stores.ts'
 import type { ProcessorSpec } from '../conveyor/processors/index.ts'
 import type { AssetSettings } from '../conveyor/asset-manifest.ts'
 import type { Rule } from '../conveyor/rules.ts'
@@ -19,9 +20,16 @@ const name = z
 
 const urls = z.union([z.string(), z.array(z.string()).min(1, 'needs at least one URL')])
 const storeSettings = z.strictObject({
-  url: urls.describe('Where files are kept; of several, the nearest first.'),
+  url: urls.optional().describe('Where files are kept; of several, the nearest first.'),
+  mounts: z
+    .record(z.string(), z.string())
+    .optional()
+    .describe(
+      'Instead of a URL: other stores by name, each below a prefix; the empty prefix takes what no other does.',
+    ),
   publicUrl: z.url('is not a URL').optional().describe('Address below which the files are served.'),
   readOnly: z.boolean().optional().describe('Refuse every change.'),
+  cleanName: z.literal('ascii', 'can only be "ascii"').optional().describe('Turn names into web-safe ASCII.'),
 })
 const store = z.union([...urls.options, storeSettings])
 
@@ -113,18 +121,10 @@ export interface Config {
   directory: string
   state: string
   workDirectory: string
-  stores: Record<string, StoreConfig>
+  stores: Record<string, StoreSettings>
   sources: Record<string, { directory: string; ignore: readonly string[]; settleMs: number; pollingMs?: number }>
   rules: RuleConfig[]
   assets?: AssetSettings
-}
-
-/** Where a store is. */
-interface StoreConfig {
-  url: string | readonly string[]
-  publicUrl?: string
-  /** Every change is refused. */
-  readOnly?: boolean
 }
 
 /** A rule whose processors are not loaded yet. */
@@ -222,9 +222,10 @@ function completeAssets(each: z.output<typeof assets>, directory: string): Asset
   return withoutAbsent({ ...rest, manifest: path.resolve(directory, manifest), domains: Object.fromEntries(complete) })
 }
 
-function completeStore(each: z.output<typeof store>, directory: string): StoreConfig {
+function completeStore(each: z.output<typeof store>, directory: string): StoreSettings {
   const { url, ...rest } = typeof each === 'string' || Array.isArray(each) ? { url: each } : each
-  const absolute = typeof url === 'string' ? absoluteUrl(url, directory) : url.map((one) => absoluteUrl(one, directory))
+  const absolute =
+    typeof url === 'string' ? absoluteUrl(url, directory) : url?.map((one) => absoluteUrl(one, directory))
   return withoutAbsent({ url: absolute, ...rest })
 }
 

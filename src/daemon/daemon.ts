@@ -9,11 +9,12 @@ import { explain, type Explanation } from '../conveyor/explain.ts'
 import type { Source } from '../conveyor/intake.ts'
 import { loadProcessor } from '../conveyor/processors/index.ts'
 import type { Rule } from '../conveyor/rules.ts'
-import { openStore } from '../drivers/index.ts'
+import { openStores } from '../drivers/stores.ts'
 import { openDatabase, type Database } from '../state/database.ts'
 import type { Store } from '../store/store.ts'
 import type { Config } from './config.ts'
 import { serveControl } from './control.ts'
+import { Repairs } from './repairs.ts'
 
 /** What a daemon is started with. */
 export interface DaemonOptions {
@@ -69,19 +70,21 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
   const rules = await Promise.all(config.rules.map(async (rule) => loadRule(rule, config.directory)))
   const database = await openDatabase(config.state)
   rollback.defer(async () => database.close())
-  const stores = new Map<string, Store>()
-  for (const [name, { url, publicUrl }] of Object.entries(config.stores)) {
-    const store = await openStore(url, { ...(publicUrl === undefined ? {} : { publicUrl }), log })
-    rollback.defer(async () => store.close())
-    stores.set(name, store)
-  }
+  const opened = await openStores(config.stores, {
+    log,
+    onPartial: async (name, partial) => repairs.add(name, partial),
+  })
+  rollback.use(opened)
+  const stores = new Map(opened)
   const sources = Object.entries(config.sources).map(([name, source]): Source => ({ name, ...source }))
   const conveyor = new Conveyor({ sources, rules, stores, database, clock, log, workDirectory: config.workDirectory })
+  const repairs = new Repairs(conveyor.queue, stores, { clock, log })
   const assets = config.assets && assetParts(config.assets, { stores, rules, database, clock, log })
-  const daemon = new Daemon({ conveyor, sources, rules, database, clock, log, ...(assets && { assets }) })
+  const daemon = new Daemon({ conveyor, repairs, sources, rules, database, clock, log, ...(assets && { assets }) })
   if (assets) rollback.defer(async () => assets.keeper.close())
   const control = await serveControl(`${config.state}.sock`, daemon.methods())
   rollback.defer(async () => control.close())
+  rollback.defer(async () => repairs.close())
   rollback.defer(async () => conveyor.close())
   daemon.owns(rollback.move())
   return daemon
@@ -105,6 +108,7 @@ interface Times {
 
 interface Parts extends Times {
   conveyor: Conveyor
+  repairs: Repairs
   sources: readonly Source[]
   rules: readonly Rule[]
   database: Database
@@ -244,9 +248,10 @@ export class Daemon {
   }
 
   async #begin() {
-    const { conveyor, assets } = this.#parts
+    const { conveyor, repairs, assets } = this.#parts
     if (assets) conveyor.onLedger(() => assets.keeper.changed())
     await conveyor.start()
+    repairs.start()
     // The configuration may have changed, and the last end may have been a sudden one.
     assets?.keeper.changed()
   }

@@ -19,6 +19,9 @@ const schemes: Record<string, (url: StorageUrl) => Promise<Driver>> = {
   s3: async (url) => (await import('./s3/s3.ts')).s3FromUrl(url),
 }
 
+/** The kinds of places there are. */
+export const schemeNames: readonly string[] = Object.keys(schemes)
+
 /** Places on this machine do not break off. */
 const local = new Set(['file', 'memory'])
 
@@ -34,7 +37,7 @@ export async function openDriver(text: string): Promise<Driver> {
   const open = schemes[url.scheme]
   if (!open)
     throw new StowageError('INVALID_ARGUMENT', `There is no kind of store ${JSON.stringify(url.scheme)}.`, {
-      hint: `There are: ${Object.keys(schemes).join(', ')}. A directory is written file:///path.`,
+      hint: `There are: ${schemeNames.join(', ')}. A directory is written file:///path.`,
     })
   const isReadOnly = url.parameters.flag('read_only', false)
   const levels = shardable.has(url.scheme) ? (url.parameters.number('shard') ?? 0) : 0

@@ -2,7 +2,7 @@
 import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Driver } from '../store/driver.ts'
-import type { LocationsOptions } from '../store/locations.ts'
+import type { Partial } from '../store/locations.ts'
 import { mounted } from '../store/mounts.ts'
 import { Store, type StoreOptions } from '../store/store.ts'
 import { openStore } from './index.ts'
@@ -22,7 +22,7 @@ export interface OpenStoresOptions {
   /** Hears of locations that could not be asked. */
   log?: Log
   /** Hears of changes that left the locations of a store different. */
-  onPartial?: (store: string, partial: Parameters<NonNullable<LocationsOptions['onPartial']>>[0]) => void
+  onPartial?: (store: string, partial: Partial) => void | Promise<void>
 }
 
 /** Stores by their names. Close all at once. */
@@ -42,7 +42,8 @@ export class Stores {
     })
   }
 
-  [Symbol.iterator](): Iterator<[name: string, store: Store]> {
+  /** Names and stores, in the order of the configuration. */
+  [Symbol.iterator](): IterableIterator<[name: string, store: Store]> {
     return this.#stores.entries()
   }
 
@@ -71,7 +72,7 @@ export async function openStores(
     const store = await openStore(url ?? [], {
       ...rest,
       ...(log && { log }),
-      ...(onPartial && { onPartial: (partial) => onPartial(name, partial) }),
+      ...(onPartial && { onPartial: async (partial) => onPartial(name, partial) }),
     })
     rollback.use(store)
     stores.set(name, store)
@@ -79,6 +80,23 @@ export async function openStores(
   for (const name of Object.keys(settings)) mount(name, settings, stores, [])
   rollback.move()
   return new Stores(stores)
+}
+
+/** Opens one store of those that are configured, and no others than it is made of. Rejects as {@link openStores} does. */
+export async function openNamed(
+  name: string,
+  settings: Readonly<Record<string, StoreSettings>>,
+  options: OpenStoresOptions = {},
+): Promise<Store> {
+  const needed: Record<string, StoreSettings> = {}
+  const need = (each: string) => {
+    const found = settings[each]
+    if (!found || needed[each]) return
+    needed[each] = found
+    Object.values(found.mounts ?? {}).forEach(need)
+  }
+  need(name)
+  return (await openStores(needed, options)).get(name)
 }
 
 /** Makes a store of mounts, after those it is made of. */

@@ -29,6 +29,9 @@ export interface Supports {
   readonly refuses?: readonly { readonly pattern: RegExp; readonly reason: string }[]
 }
 
+/** A name that leads to a file, or a second name of the file itself. */
+export type LinkKind = 'symlink' | 'hard'
+
 /** Options of every call. */
 export interface CallOptions {
   /** Cancels the call; it rejects with ABORTED. */
@@ -128,6 +131,11 @@ export interface Driver {
   deleteMany?(keys: readonly string[], options?: CallOptions): Promise<void>
   /** A signed URL that works without credentials until it expires. */
   signedUrl?(key: string, options: { method: 'GET' | 'PUT'; expiresInSeconds: number }): Promise<string>
+  /**
+   * Puts a link to a file of this machine under a key instead of its bytes, replacing what is there in one step. Rejects
+   * with UNSUPPORTED where it cannot be linked; copying it may still work.
+   */
+  link?(key: string, file: string, kind: LinkKind, options?: CallOptions): Promise<FileInfo>
   /** The file's own path, for places on this machine's disk. */
   localPath?(key: string): string
   /**

@@ -92,7 +92,7 @@ test('a location that is down is asked last for a while, and is still asked befo
 
 test('a change that some locations took is told, and one key is made level again', async () => {
   const partials: Partial[] = []
-  const { store, near, state } = twoPlaces({ onPartial: (partial) => partials.push(partial) })
+  const { store, near, state } = twoPlaces({ onPartial: (partial) => void partials.push(partial) })
   await store.put('a', 'old')
   state.error = down
   await assert.rejects(store.put('a', 'newer'), (error) => {

@@ -66,8 +66,8 @@ export class PartialFailure extends StowageError {
 export interface LocationsOptions {
   /** Hears of places that could not be asked. */
   log?: Log
-  /** Hears of every change that left the places different; `repairKey` makes them level again. */
-  onPartial?: (partial: Partial) => void
+  /** Hears of every change that left the places different, before its caller does; `repairKey` makes them level again. */
+  onPartial?: (partial: Partial) => void | Promise<void>
   /** Milliseconds of a steady clock. Default performance.now. */
   now?: () => number
 }
@@ -99,7 +99,7 @@ export function locations(places: readonly Driver[], options: LocationsOptions =
       return await work()
     } catch (error) {
       if (error instanceof PartialFailure && error.outcomes.some((each) => each.error === undefined))
-        options.onPartial?.({ operation, key, outcomes: error.outcomes })
+        await options.onPartial?.({ operation, key, outcomes: error.outcomes })
       throw error
     }
   }

@@ -213,6 +213,7 @@ async function replace(own: Copy | undefined, place: Driver, newest: Copy, { sig
   const { info, body } = await newest.place.read(key, call)
   const { size, contentType, metadata, modified } = info
   const etag = own?.info.etag
+  if (!(own ? ifMatch : ifAbsent)) await checkUnchanged(own, place, key, call)
   const written = await place
     .write(key, body, {
       ...call,
@@ -226,6 +227,13 @@ async function replace(own: Copy | undefined, place: Driver, newest: Copy, { sig
     .finally(() => body.destroy())
   if (written.size !== size)
     throw new StowageError('CORRUPT', `${key} has ${written.size} bytes in ${place.location} instead of ${size}.`)
+}
+
+/** For places that cannot decide by themselves whether what they have is still what we saw. */
+async function checkUnchanged(own: Copy | undefined, place: Driver, key: string, call: CallOptions): Promise<void> {
+  const now = await statOrAbsent(place, key, call)
+  if (now?.etag === own?.info.etag && now?.size === own?.info.size) return
+  throw new StowageError('CONFLICT', `${key} was changed in ${place.location} in the meantime.`, { retryable: true })
 }
 
 function undecided(key: string, copies: readonly Copy[]): StowageError {
