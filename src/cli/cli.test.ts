@@ -9,7 +9,7 @@ import * as path from 'node:path'
 import { describe, test, type TestContext } from 'node:test'
 
 const bin = path.resolve(import.meta.dirname, '../../bin/stowage.js')
-const verbs = 'init up sync status retry explain assets ls cat cp put get rm stat'.split(' ')
+const verbs = 'init up sync status retry explain assets check repair ls cat cp put get rm stat url'.split(' ')
 
 interface Result {
   status: number | null
@@ -243,6 +243,56 @@ describe('storage verbs', { timeout: 120_000 }, () => {
     assert.equal((await run('ls', 'file:odd')).stdout, 'new\\nline\\x1b[2J\n')
     assert.equal((await run('cp', '-r', 'odd', 'file:other')).status, 0)
     assert.equal((await run('cat', 'file:other/new%0Aline%1B%5B2J')).stdout, 'x')
+  })
+
+  test('check tries every store, says in one screen what works, and ends with 1 when something does not', async (t) => {
+    const { run, write } = place(t)
+    write(
+      'stowage.config.json',
+      JSON.stringify({ ...JSON.parse(configuration()), stores: { media: 'file:./media', public: 'file:./public' } }),
+    )
+    const all = await run('check')
+    assert.equal(all.status, 0, all.stderr)
+    assert.equal(all.stdout.match(/✔ write {7}works/g)?.length, 2)
+    assert.ok(all.stdout.split('\n').length < 25)
+    write('in-the-way', '')
+    const broken = await run('check', 'file:in-the-way/store')
+    assert.equal(broken.status, 1)
+    assert.match(broken.stdout, /✖ write /)
+    const [report] = JSON.parse((await run('check', '--json', 'file:tree?read_only=true')).stdout)
+    assert.deepEqual([report.ok, report.findings[1]], [true, { ability: 'read', state: 'works' }])
+    const changed = await run('check', '--read-only', '--key', 'a.txt', 'file:tree')
+    assert.match(changed.stdout, /\? write {7}Nothing is to be changed/)
+  })
+
+  test('repair copies what a location lacks; a dry run does not', async (t) => {
+    const { run, write, read } = place(t)
+    const stores = { both: ['file:./near', 'file:./far'], media: 'file:./media', public: 'file:./public' }
+    write('stowage.config.json', JSON.stringify({ ...JSON.parse(configuration()), stores }))
+    write('far/d/a.txt', 'alpha')
+    const dry = await run('repair', '--dry-run', 'both:')
+    assert.match(
+      dry.stdout,
+      /would copy d\/a\.txt to file:.*near, where it was missing, from file:.*far\n1 files looked at, 1 would/,
+    )
+    const { repaired, files } = JSON.parse((await run('repair', '--json', 'both:d')).stdout)
+    assert.deepEqual([repaired, files.length, read('near/d/a.txt')], [1, 1, 'alpha'])
+    const single = await run('repair', 'media:')
+    assert.equal(single.status, 2)
+    assert.match(single.stderr, /has one location only/)
+  })
+
+  test('url prints the public address, and says where there is none', async (t) => {
+    const { run, write } = place(t)
+    const media = { url: 'file:./media', publicUrl: 'https://cdn.example.com/m' }
+    write(
+      'stowage.config.json',
+      JSON.stringify({ ...JSON.parse(configuration()), stores: { media, public: 'file:./public' } }),
+    )
+    assert.equal((await run('url', 'media:a b.jpg')).stdout, 'https://cdn.example.com/m/a%20b.jpg\n')
+    assert.match((await run('url', 'public:a.jpg')).stderr, /no public address\. Set publicUrl/)
+    assert.match((await run('url', '--signed', '1h', 'media:a.jpg')).stderr, /cannot sign URLs/)
+    assert.equal((await run('url', '--upload', 'media:a.jpg')).status, 2)
   })
 
   test('cp copies a file to a name, to a directory, and within a store', async (t) => {

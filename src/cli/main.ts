@@ -80,6 +80,32 @@ const verbs: Description[] = [
     load: async () => import('./assets.ts'),
   },
   {
+    name: 'check',
+    summary: 'try out stores: what works with these credentials, and why not',
+    values: ['[where...]'],
+    options: [
+      ['--read-only', 'change nothing: read what is there'],
+      ['--key <key>', 'a file to read where none may be written'],
+    ],
+    examples: [
+      'stowage check',
+      'stowage check public',
+      'stowage check --read-only https://example.com/media --key a.jpg',
+    ],
+    load: async () => import('./check.ts'),
+  },
+  {
+    name: 'repair',
+    summary: 'make the locations of a store level again; deletes nothing',
+    values: ['<where>'],
+    options: [
+      ['--dry-run', 'only say what would be copied'],
+      ['--content', 'compare by reading, not by size, where there are no digests'],
+    ],
+    examples: ['stowage repair --dry-run media:', 'stowage repair media:2026'],
+    load: async () => import('./repair.ts'),
+  },
+  {
     name: 'ls',
     summary: 'list what is below a directory of a store',
     values: ['<where>'],
@@ -143,6 +169,17 @@ const verbs: Description[] = [
     values: ['<where>'],
     examples: ['stowage stat public:img/logo.png'],
     load: async () => import('./stat.ts'),
+  },
+  {
+    name: 'url',
+    summary: 'print the public address of a stored file, or a signed one',
+    values: ['<where>'],
+    options: [
+      ['--signed <duration>', 'an address that works without credentials for so long, such as 1h'],
+      ['--upload', 'with --signed: for storing the file with PUT instead of reading it'],
+    ],
+    examples: ['stowage url public:img/logo.png', 'stowage url --signed 1h private:report.pdf'],
+    load: async () => import('./url.ts'),
   },
 ]
 

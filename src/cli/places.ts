@@ -34,6 +34,11 @@ export class Places {
     this.#allowLocal = options.local ?? false
   }
 
+  /** The names of all stores of the configuration, each as a WHERE. */
+  async names(): Promise<string[]> {
+    return Object.keys((await this.#loaded()).stores).map((name) => `${name}:`)
+  }
+
   /** The file that WHERE names. With `name`, a WHERE that is a directory or ends in "/" gets that name appended. */
   async file(where: string, name?: string): Promise<Place> {
     const found = await this.#understand(where)

@@ -1,7 +1,6 @@
 /** `stowage rm WHERE…`: files that are no longer wanted. */
 import { createInterface } from 'node:readline/promises'
 import { codeOf, isNotFound, StowageError } from '../core/errors.ts'
-import { Limit } from '../core/limit.ts'
 import type { Context } from './main.ts'
 import { errorText, exitCodes } from './output.ts'
 import { Places, type Place } from './places.ts'
@@ -67,8 +66,7 @@ async function removeBelow({ store, key }: Place, signal: AbortSignal): Promise<
   let count = 0
   const flush = async () => {
     const these = keys.splice(0)
-    if (store.driver.deleteMany) await store.driver.deleteMany(these, { signal })
-    else await removeEach(store, these, signal)
+    await store.deleteMany(these, { signal })
     count += these.length
   }
   for await (const entry of store.list(key, { signal })) {
@@ -77,15 +75,6 @@ async function removeBelow({ store, key }: Place, signal: AbortSignal): Promise<
   }
   if (keys.length > 0) await flush()
   return count
-}
-
-async function removeEach(store: Place['store'], keys: readonly string[], signal: AbortSignal) {
-  const limit = new Limit(16)
-  const results = await Promise.allSettled(
-    keys.map(async (key) => limit.run(async () => store.delete(key, { signal }), signal)),
-  )
-  const failure = results.find((result) => result.status === 'rejected')
-  if (failure) throw failure.reason
 }
 
 async function confirm(found: readonly Place[], signal: AbortSignal) {
