@@ -1,0 +1,125 @@
+/** What a server says about resources: the XML of a 207 answer (RFC 4918, sections 13 and 14). */
+import { parseXml, XmlElement } from '@rgrove/parse-xml'
+import { StowageError } from '../../core/errors.ts'
+import type { FileInfo } from '../../store/driver.ts'
+import { etagOf } from '../http/reading.ts'
+
+/** Asks for what a {@link Resource} has. */
+export const propfindBody = Buffer.from(
+  '<?xml version="1.0" encoding="utf-8"?><propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/>' +
+    '<getlastmodified/><getetag/><getcontenttype/></prop></propfind>',
+)
+
+/** A file or directory as its server describes it. */
+export interface Resource {
+  /** Decoded, without a slash at its end. */
+  path: string
+  isCollection: boolean
+  /** Undefined where the server does not tell. */
+  size: number | undefined
+  info: Pick<FileInfo, 'modified' | 'etag' | 'contentType'>
+  /** As the server wrote it: what it wants to see in conditions. */
+  rawEtag: string | undefined
+  /** Why the server says nothing about it, if so. */
+  status: number
+}
+
+/**
+ * Reads an answer. Entities of the sender's own are never expanded. Rejects with UNREACHABLE when it is not whole, or not
+ * what WebDAV says, as when something between us and the server answers.
+ */
+export function readMultistatus(bytes: Buffer): Resource[] {
+  try {
+    const { root } = parseXml(bytes.toString())
+    const tree = root && treeOf(root, { '': '' })
+    if (tree?.name === 'multistatus') return all(tree, 'response').flatMap(resourcesOf)
+  } catch (cause) {
+    throw unreadable(bytes, cause)
+  }
+  throw unreadable(bytes)
+}
+
+/** An element in the namespace of WebDAV; others have no name here. */
+interface Tree {
+  name: string
+  text: string
+  children: Tree[]
+}
+
+type Scope = Readonly<Record<string, string>>
+
+function treeOf(element: XmlElement, outer: Scope): Tree {
+  let scope = outer
+  for (const [name, value] of Object.entries(element.attributes)) {
+    const prefix = /^xmlns(?::(.+))?$/.exec(name)
+    if (prefix) scope = { ...scope, [prefix[1] ?? '']: value }
+  }
+  const [, prefix = '', local = ''] = /^(?:([^:]*):)?(.*)$/.exec(element.name) ?? []
+  const elements = element.children.filter((node) => node instanceof XmlElement)
+  return {
+    name: scope[prefix] === 'DAV:' ? local : '',
+    text: elements.length > 0 ? '' : element.text.trim(),
+    children: elements.map((child) => treeOf(child, scope)),
+  }
+}
+
+function all(tree: Tree, name: string): Tree[] {
+  return tree.children.filter((child) => child.name === name)
+}
+
+function resourcesOf(response: Tree): Resource[] {
+  const status = statusOf(response)
+  const properties = all(response, 'propstat')
+    .filter((part) => statusOf(part) === 200)
+    .flatMap((part) => all(part, 'prop'))
+    .flatMap((prop) => prop.children)
+  const find = (name: string) => properties.find((property) => property.name === name)
+  const textOf = (name: string) => find(name)?.text || undefined
+  const type = find('resourcetype')
+  const length = textOf('getcontentlength')
+  const modified = new Date(textOf('getlastmodified') ?? Number.NaN)
+  const contentType = textOf('getcontenttype')
+  const rawEtag = textOf('getetag')
+  const paths = all(response, 'href').map(({ text }) => pathOf(text))
+  return paths
+    .filter((path) => path !== undefined)
+    .map((path) => ({
+      path,
+      isCollection: type !== undefined && all(type, 'collection').length > 0,
+      size: length !== undefined && /^\d{1,15}$/.test(length) ? Number(length) : undefined,
+      info: {
+        ...(Number.isNaN(modified.getTime()) ? {} : { modified }),
+        ...etagOf(rawEtag),
+        ...(contentType === undefined ? {} : { contentType }),
+      },
+      rawEtag,
+      status,
+    }))
+}
+
+/** The status that stands in an element; 200 where there is none. */
+function statusOf(tree: Tree): number {
+  const text = all(tree, 'status')[0]?.text
+  return text === undefined ? 200 : Number(/^HTTP\/\S+ (\d{3})/.exec(text)?.[1] ?? 500)
+}
+
+/**
+ * The path of an address, which may be a whole URL or its path alone. Undefined where that is not UTF-8, so that no key
+ * names it. It is taken apart by hand, because URLs resolve dots.
+ */
+function pathOf(href: string): string | undefined {
+  const path = href.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '').replace(/\/+$/, '')
+  try {
+    const names = path.split('/').map(decodeURIComponent)
+    return names.some((name) => name.includes('/')) ? undefined : names.join('/')
+  } catch {
+    return undefined
+  }
+}
+
+function unreadable(bytes: Buffer, cause?: unknown): StowageError {
+  const start = JSON.stringify(bytes.toString('utf8', 0, 80))
+  return new StowageError('UNREACHABLE', `The answer is not the XML that WebDAV sends, or not all of it: ${start}.`, {
+    cause,
+  })
+}
