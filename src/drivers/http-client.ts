@@ -14,10 +14,14 @@ import { Pull } from '../core/pull.ts'
 export interface HttpClientOptions {
   host: string
   port: number
-  /** Speak TLS; the server's certificate is verified. */
+  /** Speak TLS. */
   tls: boolean
   /** Certificates to trust instead of the system's, as PEM. */
   ca?: string
+  /** Certificate to show to the server, and its key, in one PEM. */
+  identity?: string
+  /** Check the server's certificate. Default true; without it anybody may pose as the server. */
+  verify?: boolean
   /** Sockets at once. Default 256. */
   maxSockets?: number
   /** So long without a byte in either direction ends a request. Default 60 s. */
@@ -57,6 +61,8 @@ const headerLimit = 64 * 1024
 const idleSockets = 256
 /** Copying a short body behind its head is cheaper than a second piece for the kernel to gather. */
 const oneWriteBytes = 64 * 1024
+
+const untrusted = { hint: 'Its certificate is not to be trusted: mend it, or name the certificates to trust.' }
 
 /** A client for one server. */
 export class HttpClient {
@@ -185,7 +191,7 @@ class Connection {
   }
 
   static async open(options: HttpClientOptions, signal: AbortSignal | undefined): Promise<Connection> {
-    const { host, port, ca, timeoutMs = 60_000, connectTimeoutMs = 10_000 } = options
+    const { host, port, ca, identity, verify = true, timeoutMs = 60_000, connectTimeoutMs = 10_000 } = options
     const name = `${host}:${port}`
     const address = { host: addressOf(host), port }
     const socket = options.tls
@@ -193,6 +199,8 @@ class Connection {
           ...address,
           ...(net.isIP(host) ? {} : { servername: host }),
           ...(ca ? { ca } : {}),
+          ...(identity ? { cert: identity, key: identity } : {}),
+          rejectUnauthorized: verify,
           ALPNProtocols: ['http/1.1'],
         })
       : net.connect(address)
@@ -204,7 +212,8 @@ class Connection {
     socket.setTimeout(connectTimeoutMs, () => reject(new StowageError('TIMEOUT', late)))
     socket.once('error', (error: NodeJS.ErrnoException) => {
       const what = `Cannot connect to ${name}: ${error.code ?? error.message}.`
-      reject(new StowageError('UNREACHABLE', what, { cause: error }))
+      const isUntrusted = socket instanceof tls.TLSSocket && Boolean(socket.authorizationError)
+      reject(new StowageError('UNREACHABLE', what, { cause: error, ...(isUntrusted && untrusted) }))
     })
     socket.once(options.tls ? 'secureConnect' : 'connect', resolve)
     try {
