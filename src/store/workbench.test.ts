@@ -6,6 +6,7 @@ import * as path from 'node:path'
 import { test } from 'node:test'
 import { fileDriver } from '../drivers/file.ts'
 import { memoryDriver } from '../drivers/memory.ts'
+import { locations } from './locations.ts'
 import { Store } from './store.ts'
 import { createWorkbench, sweepWorkbenches } from './workbench.ts'
 
@@ -46,4 +47,33 @@ test('what a dead process left is swept; what a living one has stays', async () 
   assert.equal(await sweepWorkbenches(parent), 1)
   assert.ok(!existsSync(left))
   assert.ok(existsSync(mine.directory))
+})
+
+test('the first bench of a process sweeps away what others left', async () => {
+  const fresh = path.join(parent, 'fresh')
+  const module = JSON.stringify(path.join(import.meta.dirname, 'workbench.ts'))
+  const program = `const { createWorkbench } = await import(${module}); console.log((await createWorkbench(${JSON.stringify(fresh)})).directory)`
+  const run = () =>
+    spawnSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' }).stdout.trim()
+  const [first, second] = [run(), run()]
+  assert.deepEqual([existsSync(first), existsSync(second)], [false, true])
+})
+
+test('a copy may have a name of its own, and keeps its extension', async () => {
+  const store = new Store(memoryDriver())
+  await store.put(['a', 'Photo.JPG'], 'x')
+  await using bench = await createWorkbench(parent)
+  assert.equal(path.basename(await bench.localize(store, ['a', 'Photo.JPG'], { name: 'source' })), 'source.JPG')
+  const [one, other] = [await bench.localize(store, 'a/Photo.JPG'), await bench.localize(store, 'a/Photo.JPG')]
+  assert.notEqual(one, other)
+})
+
+test('of a store with a location on this disk its own file is handed out, if it is there', async () => {
+  const directory = path.join(parent, 'near')
+  const store = new Store(locations([fileDriver({ directory }), memoryDriver()]))
+  await store.put('both', 'x')
+  await store.put('far', 'x', { location: 'far' })
+  await using bench = await createWorkbench(parent)
+  assert.equal(await bench.localize(store, 'both'), path.join(directory, 'both'))
+  assert.ok((await bench.localize(store, 'far')).startsWith(bench.directory))
 })

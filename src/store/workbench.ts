@@ -24,16 +24,21 @@ export class Workbench {
     return path.join(this.directory, path.basename(name))
   }
 
-  /** A local file with the content of a stored one. A store on this disk hands out its own file: only read it. */
-  async localize(store: Store, key: Key, options: CallOptions = {}): Promise<string> {
-    const clean = typeof key === 'string' ? key : key.join('/')
-    const own = store.driver.localPath?.(clean)
-    if (own !== undefined) {
-      await store.stat(key, options)
-      return own
+  /**
+   * A local file with the content of a stored one. A store on this disk hands out its own file: only read it. Others are
+   * copied to the bench under the last part of their key, or as `name` with that one's extension.
+   */
+  async localize(store: Store, key: Key, options: CallOptions & { name?: string } = {}): Promise<string> {
+    const { name, ...call } = options
+    const near = store.at('near')
+    if (near.driver.localPath && (near.driver === store.driver || (await near.exists(key, call)))) {
+      await near.stat(key, call)
+      return near.localPath(key)
     }
-    const file = path.join(this.directory, String(this.#copies++), path.posix.basename(clean))
-    await store.download(key, file, options)
+    const last = path.posix.basename(typeof key === 'string' ? key : (key.at(-1) ?? ''))
+    const base = name === undefined ? last : path.basename(name) + path.posix.extname(last)
+    const file = path.join(this.directory, String(this.#copies++), base)
+    await store.download(key, file, call)
     return file
   }
 
@@ -42,8 +47,18 @@ export class Workbench {
   }
 }
 
-/** Makes a bench below `parent` (default: the system's temporary directory). */
+/** Where this process has looked for what others left. */
+const swept = new Set<string>()
+
+/**
+ * Makes a bench below `parent` (default: the system's temporary directory). The first of a process sweeps away those
+ * that a crash has left there.
+ */
 export async function createWorkbench(parent: string = tmpdir()): Promise<Workbench> {
+  if (!swept.has(parent)) {
+    swept.add(parent)
+    await sweepWorkbenches(parent)
+  }
   const directory = path.join(parent, `stowage-bench-${owner}-${randomUUID()}`)
   await fs.mkdir(directory, { recursive: true, mode: 0o700 })
   return new Workbench(directory)
