@@ -8,15 +8,25 @@ import { readOnly } from '../store/wrappers/read-only.ts'
 import { retrying } from '../store/wrappers/retry.ts'
 import { sharded } from '../store/wrappers/shard.ts'
 
+type Open = (url: StorageUrl) => Promise<Driver>
+
+const http: Open = async (url) => (await import('./http/http.ts')).httpFromUrl(url)
+const swift: Open = async (url) => (await import('./swift/swift.ts')).swiftFromUrl(url)
+const webdav: Open = async (url) => (await import('./webdav/webdav.ts')).webdavFromUrl(url)
+
 /** The kinds of places, by the schemes of their URLs. Each is loaded when it is first used. */
-const schemes: Record<string, (url: StorageUrl) => Promise<Driver>> = {
+const schemes: Record<string, Open> = {
   __proto__: null as never,
   file: async (url) => (await import('./file.ts')).fileFromUrl(url),
-  memory: async (url) => {
-    url.parameters.end()
-    return (await import('./memory.ts')).memoryDriver()
-  },
+  http,
+  https: http,
+  memory: async (url) => (await import('./memory.ts')).memoryFromUrl(url),
   s3: async (url) => (await import('./s3/s3.ts')).s3FromUrl(url),
+  swift,
+  cloudfiles: swift,
+  mosso: swift,
+  webdav,
+  webdavs: webdav,
 }
 
 /** The kinds of places there are. */

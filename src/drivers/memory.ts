@@ -4,8 +4,15 @@ import { Readable } from 'node:stream'
 import { collect } from '../core/bytes.ts'
 import { StowageError } from '../core/errors.ts'
 import { compareKeys, maxKeyBytes } from '../core/keys.ts'
+import type { StorageUrl } from '../core/storage-url.ts'
 import type { CallOptions, Driver, FileInfo, WriteOptions } from '../store/driver.ts'
 import { checkSize, entriesBelow, throwIfAborted } from '../store/driving.ts'
+
+/** `memory:`; it has no parameters. */
+export function memoryFromUrl({ parameters }: StorageUrl): Driver {
+  parameters.end()
+  return memoryDriver()
+}
 
 /** Opens an empty memory store. It lives as long as the driver does. */
 export function memoryDriver(): Driver {

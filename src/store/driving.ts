@@ -1,7 +1,9 @@
 /** What drivers have in common: small checks, and a listing made from sorted keys. */
+import { onAbort } from '../core/abort.ts'
 import { StowageError } from '../core/errors.ts'
 import { compareKeys } from '../core/keys.ts'
-import type { CallOptions, Driver, Entry, FileInfo, ListOptions, Supports } from './driver.ts'
+import { Pull } from '../core/pull.ts'
+import type { Body, CallOptions, Driver, Entry, FileInfo, ListOptions, Supports } from './driver.ts'
 
 /** Throws ABORTED when the signal has fired. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
@@ -12,6 +14,35 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
 export function checkSize(key: string, size: number, expected: number | undefined): void {
   if (expected !== undefined && size !== expected)
     throw new StowageError('CORRUPT', `${key} was announced with ${expected} bytes but has ${size}; it was not stored.`)
+}
+
+/**
+ * A body, for as long as nobody has cancelled and it is not longer than announced. One that is silent is left when the
+ * signal fires.
+ */
+export async function* guarded(
+  key: string,
+  body: Body,
+  announced: number | undefined,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  const pull = new Pull(body)
+  const stopListening = onAbort(signal, () =>
+    pull.leave(new StowageError('ABORTED', 'The call was cancelled.', { cause: signal.reason })),
+  )
+  try {
+    for (let size = 0; ; ) {
+      const chunk = await pull.next()
+      throwIfAborted(signal)
+      if (!chunk) return
+      size += chunk.byteLength
+      if (announced !== undefined && size > announced) checkSize(key, size, announced)
+      yield chunk
+    }
+  } finally {
+    stopListening()
+    await pull.end()
+  }
 }
 
 /** Where an entry stands in a listing: a directory as if its name ended in a slash, which is where its files would stand. */

@@ -3,11 +3,9 @@ import { createHash, hash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { Readable } from 'node:stream'
-import { onAbort } from '../../core/abort.ts'
 import { codeOf, StowageError } from '../../core/errors.ts'
 import { FileBody } from '../../core/file-body.ts'
 import { Limit } from '../../core/limit.ts'
-import { Pull } from '../../core/pull.ts'
 import { retry } from '../../core/retry.ts'
 import type { StorageUrl } from '../../core/storage-url.ts'
 import type {
@@ -20,7 +18,7 @@ import type {
   ReadOptions,
   WriteOptions,
 } from '../../store/driver.ts'
-import { checkSize, throwIfAborted } from '../../store/driving.ts'
+import { checkSize, guarded, throwIfAborted } from '../../store/driving.ts'
 import { prefixed } from '../../store/wrappers/prefix.ts'
 import type { HttpResponse } from '../http-client.ts'
 import { credentialChain, fixedCredentials } from './credentials.ts'
@@ -152,7 +150,7 @@ class S3Driver implements Driver {
     const parts =
       body instanceof FileBody && options.size !== undefined
         ? cutFile(body, options.size, this.#pool, signal)
-        : cut(watched(key, body, options.size, signal), options.size, this.#pool)
+        : cut(guarded(key, body, options.size, signal), options.size, this.#pool)
     try {
       const first = await parts.next()
       if (first.done) throw new StowageError('UNKNOWN', 'A body has at least one part.')
@@ -381,35 +379,6 @@ class S3Driver implements Driver {
     )
     if (etag !== undefined) return writtenInfo(key, size, etag, options)
     return this.stat(key, withSignal(options.signal))
-  }
-}
-
-/**
- * The body, for as long as nobody has cancelled and it is not longer than announced. A body that says nothing any more is
- * left when the signal fires.
- */
-async function* watched(
-  key: string,
-  body: Body,
-  announced: number | undefined,
-  signal: AbortSignal,
-): AsyncGenerator<Uint8Array> {
-  const pull = new Pull(body)
-  const stopListening = onAbort(signal, () =>
-    pull.leave(new StowageError('ABORTED', 'The call was cancelled.', { cause: signal.reason })),
-  )
-  try {
-    for (let size = 0; ; ) {
-      const chunk = await pull.next()
-      throwIfAborted(signal)
-      if (!chunk) return
-      size += chunk.byteLength
-      if (announced !== undefined && size > announced) checkSize(key, size, announced)
-      yield chunk
-    }
-  } finally {
-    stopListening()
-    await pull.end()
   }
 }
 
