@@ -28,9 +28,9 @@ const columns: [title: string, tell: (driver: Driver) => boolean | number][] = [
   ['content type', ({ supports }) => supports.contentType],
   ['metadata', ({ supports }) => supports.metadata],
   ['`a` beside `a/b`', ({ supports }) => supports.keyUnderFile],
-  ['copies by itself', ({ copy }) => copy !== undefined],
-  ['renames', ({ move }) => move !== undefined],
-  ['signed URLs', ({ signedUrl }) => signedUrl !== undefined],
+  ['copies by itself', (driver) => 'copy' in driver],
+  ['renames', (driver) => 'move' in driver],
+  ['signed URLs', (driver) => 'signedUrl' in driver],
   ['longest key', ({ supports }) => supports.maxKeyBytes],
   ['longest part', ({ supports }) => supports.maxPartBytes],
 ]
