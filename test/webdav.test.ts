@@ -2,8 +2,9 @@
 import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import { parseStorageUrl } from '../src/core/storage-url.ts'
-import { webdavFromUrl } from '../src/drivers/webdav/webdav.ts'
+import { webdavDriver, webdavFromUrl } from '../src/drivers/webdav/webdav.ts'
 import type { Driver } from '../src/store/driver.ts'
+import { prefixed } from '../src/store/wrappers/prefix.ts'
 import { testDriver } from '../src/testing/index.ts'
 import { startServer, type Started } from './servers/start.ts'
 
@@ -39,6 +40,12 @@ function testServers(apache: Started<DavServer>, nginx: Started<DavServer>) {
   testDriver('webdav', async () => ({ driver: opened(apache, 'basic') }))
   testDriver('webdav with Digest', async () => ({ driver: opened(apache, 'digest') }))
   testDriver('webdavs', async () => ({ driver: opened(apache, 'basic', true) }))
+  testDriver('webdav by temporary names, of a server that takes away what is replaced', async () => {
+    const { host, port, user, password } = apache
+    const home = `basic/${randomUUID()}`
+    const options = { host, port, tls: false, login: { user, password }, home, directPut: 'never' as const }
+    return { driver: prefixed(webdavDriver(options), home) }
+  })
   testDriver('webdav of nginx', async () => {
     const driver = opened(nginx, 'dav')
     const refuses = [{ pattern: /(^|\/)\./, reason: 'It lists no names that begin with a dot.' }]

@@ -24,11 +24,16 @@ interface Challenge {
 /** What one server has asked for so far. */
 export class Authorization {
   readonly #login: Login
+  readonly #nonce: () => string
   #agreement: Agreement | undefined
 
-  /** With `atOnce` the password is sent before anybody asked: only for servers that have proved who they are. */
-  constructor(login: Login, atOnce: boolean) {
+  /**
+   * With `atOnce` the password is sent before anybody asked: only for servers that have proved who they are. `nonce` is
+   * where Digest has the client's random text from.
+   */
+  constructor(login: Login, atOnce: boolean, nonce = () => randomBytes(16).toString('hex')) {
     this.#login = login
+    this.#nonce = nonce
     if (atOnce) this.#agreement = new Basic(login)
   }
 
@@ -60,7 +65,7 @@ export class Authorization {
     const before = refused?.agreement
     const isStale = /^true$/i.test(challenge.parameters['stale'] ?? '')
     if (before instanceof Digest && !isStale && !before.hasWorked) return false
-    this.#agreement = new Digest(this.#login, challenge.parameters)
+    this.#agreement = new Digest(this.#login, challenge.parameters, this.#nonce())
     return true
   }
 }
@@ -85,8 +90,7 @@ class Digest {
   readonly #user: string
   readonly #parameters: Record<string, string>
   readonly #algorithm: string
-  readonly #isSession: boolean
-  readonly #clientNonce = randomBytes(16).toString('hex')
+  readonly #clientNonce: string
   readonly #secret: string
   #count = 0
 
@@ -95,14 +99,14 @@ class Digest {
     return scheme === 'digest' && nonce !== undefined && isAuth && baseOf(algorithm) in algorithms
   }
 
-  constructor({ user, password }: Login, parameters: Record<string, string>) {
+  constructor({ user, password }: Login, parameters: Record<string, string>, clientNonce: string) {
     const { realm = '', nonce = '', algorithm } = parameters
     this.#user = user
     this.#parameters = parameters
     this.#algorithm = algorithms[baseOf(algorithm)] ?? ''
-    this.#isSession = /-sess$/i.test(algorithm ?? '')
+    this.#clientNonce = clientNonce
     const secret = this.#hash(`${user}:${realm}:${password}`)
-    this.#secret = this.#isSession ? this.#hash(`${secret}:${nonce}:${this.#clientNonce}`) : secret
+    this.#secret = /-sess$/i.test(algorithm ?? '') ? this.#hash(`${secret}:${nonce}:${this.#clientNonce}`) : secret
   }
 
   header(method: string, target: string): string {
@@ -133,7 +137,8 @@ function baseOf(algorithm = 'MD5'): string {
 
 /** A header has only ASCII; other names are written as RFC 7616 wants it. */
 function nameOf(user: string): string {
-  return /^[\x20-\x7e]*$/.test(user) ? `username=${quoted(user)}` : `username*=UTF-8''${encodeURIComponent(user)}`
+  if (/^[\x20-\x7e]*$/.test(user)) return `username=${quoted(user)}`
+  return `username*=UTF-8''${encodeURIComponent(user).replace(/['()*]/g, escape)}`
 }
 
 function quoted(text: string): string {

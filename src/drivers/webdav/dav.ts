@@ -18,8 +18,13 @@ export interface Payload {
 
 type Signal = AbortSignal | undefined
 
-/** A directory of some hundred thousand files. */
-const listingBytes = 512 << 20
+interface Propfind {
+  key: string
+  isDirectory?: boolean
+  depth: string
+  signal: Signal
+}
+
 /** Others replace the same file at the same moment; but not for ever. */
 const attemptsAtMost = 6
 
@@ -34,9 +39,9 @@ export class Dav {
   /** What is at a key, undefined for nothing. */
   async find(key: string, signal: Signal): Promise<Found | undefined> {
     try {
-      const [resource] = await this.#propfind({ key, depth: '0', signal })
-      if (!resource || resource.status === 404) return undefined
-      return foundAt(key, resource, this.#site)
+      for await (const resource of this.#propfind({ key, depth: '0', signal }))
+        return resource.status === 404 ? undefined : foundAt(key, resource, this.#site)
+      return undefined
     } catch (error) {
       if (error instanceof IsDirectory) return { kind: 'directory' }
       throw error
@@ -47,7 +52,7 @@ export class Dav {
   async children(directory: string, signal: Signal): Promise<Entry[]> {
     const base = directory === '' ? '' : `/${directory}`
     const entries: Entry[] = []
-    for (const resource of await this.#propfind({ key: directory, isDirectory: true, depth: '1', signal })) {
+    for await (const resource of this.#propfind({ key: directory, isDirectory: true, depth: '1', signal })) {
       const { path, status } = resource
       if (path === base && !resource.isCollection && status === 200) return []
       if (path === base || status === 404) continue
@@ -60,28 +65,30 @@ export class Dav {
     return entries
   }
 
-  /** Makes a directory and those above it. True when it was not there before. */
-  async makeDirectory(directory: string, signal: Signal): Promise<boolean> {
-    if (directory === '') return false
+  /** Makes a directory and those above it, unless they are there. */
+  async makeDirectory(directory: string, signal: Signal): Promise<void> {
+    if (directory === '') return
     let status = await this.#mkcol(directory, signal)
     if (status === 404 || status === 409) {
       await this.makeDirectory(parentOf(directory), signal)
       status = await this.#mkcol(directory, signal)
     }
-    if (status < 300) return true
-    if (status === 405) return false
+    if (status < 300 || status === 405) return
     // Somebody else was faster; or it may not be made, but is there.
     const found = await this.find(directory, signal)
-    if (found?.kind === 'directory') return false
+    if (found?.kind === 'directory') return
     if (found) throw this.#inTheWay(directory, 'a file')
     throw this.#site.refusal({ method: 'MKCOL', key: directory }, { status, headers: {} })
   }
 
-  /** Stores a file; directories above it are made when they are missing and the body can be sent again. */
+  /**
+   * Stores a file. When that is refused, the directories above it are made and a body that can be sent again is: nginx
+   * answers with 500 where others do with 409.
+   */
   async put(key: string, { body, size, headers }: Payload, signal: Signal): Promise<void> {
     const request = { method: 'PUT', key, body, size, headers, signal }
     const isRepeatable = body instanceof Uint8Array
-    const response = await this.#site.request({ ...request, accept: isRepeatable ? [404, 409] : [] })
+    const response = await this.#site.request({ ...request, accept: isRepeatable ? [404, 409, 500] : [] })
     await drain(response)
     if (response.status < 300) return
     await this.makeDirectory(parentOf(key), signal)
@@ -93,7 +100,7 @@ export class Dav {
    * method would replace the whole tree, so it is only told to overwrite after a look at what is there.
    */
   async transfer(method: 'MOVE' | 'COPY', from: string, to: string, signal: Signal): Promise<void> {
-    const request = { method, key: from, signal, accept: [403, 404, 409, 412, 500] }
+    const request = { method, key: from, signal, accept: [301, 403, 404, 409, 412, 500] }
     let overwrite = 'F'
     for (let attempt = 1; ; attempt++) {
       const headers = { destination: this.#site.urlOf(to).href, overwrite }
@@ -148,7 +155,7 @@ export class Dav {
     return new StowageError('NOT_FOUND', `There is no file ${key} in ${this.#site.location}.`)
   }
 
-  async #propfind({ depth, ...request }: { key: string; isDirectory?: boolean; depth: string; signal: Signal }) {
+  async *#propfind({ depth, ...request }: Propfind): AsyncGenerator<Resource> {
     const headers = { depth, 'content-type': 'application/xml; charset=utf-8' }
     const response = await this.#site.request({
       method: 'PROPFIND',
@@ -157,9 +164,9 @@ export class Dav {
       accept: [404, 405, 410, 501],
       ...request,
     })
-    if (response.status === 207) return readMultistatus(await response.bytes(listingBytes))
+    if (response.status === 207) return yield* readMultistatus(response.stream() as AsyncIterable<Buffer>)
     await drain(response)
-    if (response.status === 404 || response.status === 410) return []
+    if (response.status === 404 || response.status === 410) return
     throw new StowageError('INVALID_CONFIG', `${this.#site.location} does not speak WebDAV at ${request.key || '/'}.`, {
       hint: 'Check the path: WebDAV is often served below one of its own.',
     })

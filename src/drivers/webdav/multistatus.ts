@@ -24,19 +24,48 @@ export interface Resource {
   status: number
 }
 
+/** So many characters are taken apart at once: enough to be quick, few enough for others to have their turn. */
+const pieceLength = 1 << 16
+/** What is said of one resource is never as long. */
+const responseLength = 1 << 20
+
 /**
- * Reads an answer. Entities of the sender's own are never expanded. Rejects with UNREACHABLE when it is not whole, or not
- * what WebDAV says, as when something between us and the server answers.
+ * Reads an answer as it comes. Entities of the sender's own are never expanded. Rejects with UNREACHABLE when it is not
+ * whole, or not what WebDAV says, as when something between us and the server answers.
  */
-export function readMultistatus(bytes: Buffer): Resource[] {
+export async function* readMultistatus(stream: AsyncIterable<Uint8Array>): AsyncGenerator<Resource> {
+  const decoder = new TextDecoder()
+  let text = ''
+  // What stands around the responses, so that a few of them are a document of their own.
+  let opening = ''
+  let closing: string | undefined
+  for await (const chunk of stream) {
+    text += decoder.decode(chunk, { stream: true })
+    if (text.length < pieceLength) continue
+    closing ??= /<\/(?:[\w.-]+:)?response\s*>/.exec(text)?.[0]
+    const end = closing === undefined ? -1 : text.lastIndexOf(closing)
+    if (end < 0 && text.length > responseLength) throw unreadable(text)
+    if (end < 0 || closing === undefined) continue
+    const cut = end + closing.length
+    const [tag = '', name = ''] = rootTag.exec(opening || text) ?? []
+    yield* resourcesIn(`${opening}${text.slice(0, cut)}</${name}>`)
+    opening = tag
+    text = text.slice(cut)
+  }
+  yield* resourcesIn(opening + text + decoder.decode())
+}
+
+const rootTag = /<((?:[\w.-]+:)?multistatus)(?:\s[^>]*)?>/
+
+function resourcesIn(text: string): Resource[] {
   try {
-    const { root } = parseXml(bytes.toString())
+    const { root } = parseXml(text)
     const tree = root && treeOf(root, { '': '' })
     if (tree?.name === 'multistatus') return all(tree, 'response').flatMap(resourcesOf)
   } catch (cause) {
-    throw unreadable(bytes, cause)
+    throw unreadable(text, cause)
   }
-  throw unreadable(bytes)
+  throw unreadable(text)
 }
 
 /** An element in the namespace of WebDAV; others have no name here. */
@@ -117,8 +146,8 @@ function pathOf(href: string): string | undefined {
   }
 }
 
-function unreadable(bytes: Buffer, cause?: unknown): StowageError {
-  const start = JSON.stringify(bytes.toString('utf8', 0, 80))
+function unreadable(text: string, cause?: unknown): StowageError {
+  const start = JSON.stringify(text.slice(0, 80))
   return new StowageError('UNREACHABLE', `The answer is not the XML that WebDAV sends, or not all of it: ${start}.`, {
     cause,
   })

@@ -86,7 +86,7 @@ class WebdavDriver implements Driver {
   readonly #home: string
   readonly #temporary: string
   #directPut: DirectPut | undefined
-  #isSwept = false
+  #isReady = false
   #hidesDots: boolean | undefined
   #isClosed = false
 
@@ -222,7 +222,7 @@ class WebdavDriver implements Driver {
 
   /** Lets `fill` make a temporary file, and puts that under its key. Nothing remains of a failure. */
   async #byTemporary(key: string, signal: AbortSignal | undefined, fill: (temporary: string) => Promise<void>) {
-    await this.#sweep(signal)
+    await this.#makeReady(signal)
     await this.#checkListed(key, signal)
     const temporary = `${this.#temporary}/${Date.now().toString(36)}-${randomUUID()}`
     try {
@@ -275,7 +275,7 @@ class WebdavDriver implements Driver {
   async #checkListed(key: string, signal: AbortSignal | undefined) {
     if (!/(^|\/)\./.test(key.slice(this.#home.length))) return
     if (this.#hidesDots === undefined) {
-      await this.#dav.makeDirectory(this.#temporary, signal)
+      await this.#makeReady(signal)
       const listed = await this.#dav.children(this.#home, signal)
       this.#hidesDots = !listed.some((entry) => entry.key === this.#temporary)
     }
@@ -285,11 +285,12 @@ class WebdavDriver implements Driver {
       })
   }
 
-  /** Makes the directory of temporary files, or removes from it what is old. */
-  async #sweep(signal: AbortSignal | undefined) {
-    if (this.#isSwept) return
-    this.#isSwept = true
-    if (await this.#dav.makeDirectory(this.#temporary, signal)) return
+  /** Makes the directory of temporary files, and removes from it what is old. */
+  async #makeReady(signal: AbortSignal | undefined) {
+    if (this.#isReady) return
+    await this.#dav.makeDirectory(this.#temporary, signal)
+    if (this.#isReady) return
+    this.#isReady = true
     for (const { kind, key } of await this.#dav.children(this.#temporary, signal)) {
       const begun = Number.parseInt(key.slice(this.#temporary.length + 1), 36)
       if (kind === 'file' && begun < Date.now() - temporaryMs)
