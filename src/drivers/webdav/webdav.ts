@@ -28,6 +28,8 @@ import { Dav, parentOf } from './dav.ts'
 
 /** Where files are while they are written, unless the server does that itself. Not a key, never listed. */
 const temporaryDirectory = '.stowage-tmp'
+/** When it was begun, and what makes it the only one. */
+const temporaryName = /\/([0-9a-z]{8,9})-[0-9a-f-]{36}$/
 /** What has been there for longer was left by a process that died. */
 const temporaryMs = 7 * 24 * 3_600_000
 /** A body up to this size is sent from memory: again if need be, and on a connection that is open. */
@@ -292,8 +294,8 @@ class WebdavDriver implements Driver {
     if (this.#isReady) return
     this.#isReady = true
     for (const { kind, key } of await this.#dav.children(this.#temporary, signal)) {
-      const begun = Number.parseInt(key.slice(this.#temporary.length + 1), 36)
-      if (kind === 'file' && begun < Date.now() - temporaryMs)
+      const begun = temporaryName.exec(key)?.[1]
+      if (kind === 'file' && begun !== undefined && Number.parseInt(begun, 36) < Date.now() - temporaryMs)
         await this.#dav.delete(key, signal).catch(() => undefined)
     }
   }
