@@ -10,6 +10,8 @@ export interface RetryOptions {
   baseMs?: number
   /** Default 20 s. */
   maxMs?: number
+  /** After which failures. Default: those that are `retryable`; this is asked in addition. */
+  isRepeatable?: (error: StowageError) => boolean
   signal?: AbortSignal
   clock?: Clock
   random?: () => number
@@ -34,10 +36,19 @@ export async function retry<T>(work: (attempt: number) => Promise<T>, options: R
     }
 }
 
+/**
+ * Was the call refused? Whatever got no answer may have been done, so this is all that what must not be done twice may be
+ * repeated after: a write under a condition would meet itself, and take that for somebody else's.
+ */
+export function isRefusal({ code }: StowageError): boolean {
+  return code === 'THROTTLED' || code === 'BUSY'
+}
+
 /** Waits before another try after the failure of attempt n; throws the failure again when there is to be none. */
 export async function waitToRetry(error: unknown, attempt: number, options: RetryOptions = {}): Promise<void> {
   const { attempts = 5, baseMs = 200, maxMs = 20_000, signal, clock = systemClock, random } = options
   if (!(error instanceof StowageError) || !error.retryable || attempt >= attempts || signal?.aborted) throw error
+  if (options.isRepeatable?.(error) === false) throw error
   const wait = backoffMs(attempt, { baseMs, maxMs, ...(random ? { random } : {}) })
   await clock.sleep(Math.max(wait, error.retryAfterMs ?? 0), signal)
 }

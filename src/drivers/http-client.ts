@@ -62,6 +62,9 @@ const idleSockets = 256
 /** Copying a short body behind its head is cheaper than a second piece for the kernel to gather. */
 const oneWriteBytes = 64 * 1024
 
+/** No server known ends idle connections sooner than after some seconds. */
+const youngMs = 1_000
+
 const untrusted = { hint: 'Its certificate is not to be trusted: mend it, or name the certificates to trust.' }
 
 /** A client for one server. */
@@ -102,12 +105,16 @@ export class HttpClient {
     for (const connection of this.#open) connection.destroy()
   }
 
-  /** A pooled socket may have been closed by the server a moment ago; then the request is sent once more on a new one. */
+  /**
+   * A pooled socket may have been closed by the server a moment ago; then the request is sent once more on a new one. What
+   * must not be done twice goes on one that is too young for that, and is not sent again.
+   */
   async #exchange(request: HttpRequest): Promise<Exchange> {
     this.#check()
+    const mayRepeat = isRepeatable(request)
     for (let pooled = this.#idle.pop(); pooled; pooled = this.#idle.pop()) {
       if (!pooled.isUsable) continue
-      if (isStream(request.body)) {
+      if (isStream(request.body) || !(mayRepeat || pooled.isYoung)) {
         pooled.destroy() // its place is taken by the new one
         break
       }
@@ -115,6 +122,7 @@ export class HttpClient {
         return await this.#send(pooled, request)
       } catch (error) {
         if (!(error instanceof StaleConnection)) throw error
+        if (!mayRepeat) throw error.reason
       }
     }
     const connection = await Connection.open(this.#options, request.signal)
@@ -169,6 +177,7 @@ class Connection {
   /** The body that is being sent. */
   #outgoing: Pull<Uint8Array> | undefined
   #isReusable = true
+  #restedAt = 0
 
   private constructor(socket: net.Socket, name: string, timeoutMs: number) {
     this.#socket = socket
@@ -234,7 +243,13 @@ class Connection {
 
   /** While nobody uses it, an open socket does not keep the process alive. */
   rest(): void {
+    this.#restedAt = performance.now()
     this.#socket.unref()
+  }
+
+  /** Was it used so lately that no server has closed it for being idle? */
+  get isYoung(): boolean {
+    return performance.now() - this.#restedAt < youngMs
   }
 
   onClose(listener: () => void): void {
@@ -563,6 +578,15 @@ class Incoming {
 
 function isStream(body: HttpRequest['body']): body is AsyncIterable<Uint8Array> {
   return body !== undefined && !(body instanceof Uint8Array)
+}
+
+/**
+ * Is it the same to do it twice? By its method (RFC 9110, section 9.2.2; RFC 4918), unless it is a change under a
+ * condition, which the first time makes untrue. MOVE and MKCOL are not done twice with the same answer.
+ */
+function isRepeatable({ method, headers }: HttpRequest): boolean {
+  if (/^(?:GET|HEAD|OPTIONS|PROPFIND)$/.test(method)) return true
+  return /^(?:PUT|DELETE)$/.test(method) && !('if-match' in headers || 'if-none-match' in headers)
 }
 
 /** How the server is told where the body ends. */

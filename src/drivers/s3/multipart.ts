@@ -1,7 +1,7 @@
 /** Uploads in parts: whatever fails, nothing of them stays, because unfinished uploads cost money and nobody sees them. */
 import { codeOf, StowageError } from '../../core/errors.ts'
 import { Limit } from '../../core/limit.ts'
-import { retry } from '../../core/retry.ts'
+import { isRefusal, retry } from '../../core/retry.ts'
 import type { Part, PartPool } from './parts.ts'
 import { checksumOf, type Service } from './service.ts'
 import { encode } from './sign.ts'
@@ -202,8 +202,7 @@ class Upload {
         service
           .requestLate({ method: 'POST', key, query, headers, body, signal: this.#signal })
           .catch(async (error: unknown) => this.#whenLost(error, attempt, parts.length)),
-      // Under a condition a second try could meet the object of the first, and take it for somebody else's.
-      { attempts: Object.keys(conditions).length > 0 ? 1 : attempts, signal: this.#signal },
+      { attempts, signal: this.#signal, ...(Object.keys(conditions).length > 0 && { isRepeatable: isRefusal }) },
     )
     return (bytes.byteLength > 0 && textOf(readXml(bytes), 'ETag')) || undefined
   }

@@ -6,7 +6,7 @@ import { Readable } from 'node:stream'
 import { codeOf, StowageError } from '../../core/errors.ts'
 import { FileBody } from '../../core/file-body.ts'
 import { Limit } from '../../core/limit.ts'
-import { retry } from '../../core/retry.ts'
+import { isRefusal, retry } from '../../core/retry.ts'
 import type { StorageUrl } from '../../core/storage-url.ts'
 import type {
   Body,
@@ -157,7 +157,8 @@ class S3Driver implements Driver {
       if (!first.value.isLast)
         return await this.#writeParts(key, chained(first.value, parts), options, { stop, signal })
       const { bytes, buffer } = first.value
-      const patience = { attempts, ...withSignal(options.signal) }
+      const isConditional = options.ifAbsent || options.ifMatch !== undefined
+      const patience = { attempts, ...withSignal(options.signal), ...(isConditional && { isRepeatable: isRefusal }) }
       const info = await retry(async () => this.writeBytes(key, bytes, options), patience)
       this.#pool.give(buffer)
       return info

@@ -19,6 +19,10 @@ export interface ServiceOptions {
   /** Sign the bytes of the body, not only its checksum. */
   signPayload: boolean
   credentials: CredentialSource
+  /** So long without a byte in either direction ends a request. Default 60 s. */
+  timeoutMs?: number
+  /** Default 10 s. */
+  connectTimeoutMs?: number
 }
 
 /** What is asked. */
@@ -150,8 +154,15 @@ export class Service {
   }
 
   #connect(): HttpClient {
-    const { port, tls, ca } = this.#options
-    return new HttpClient({ host: this.#host, port, tls, ...(ca === undefined ? {} : { ca }) })
+    const { port, tls, ca, timeoutMs, connectTimeoutMs } = this.#options
+    return new HttpClient({
+      host: this.#host,
+      port,
+      tls,
+      ...(ca === undefined ? {} : { ca }),
+      ...(timeoutMs === undefined ? {} : { timeoutMs }),
+      ...(connectTimeoutMs === undefined ? {} : { connectTimeoutMs }),
+    })
   }
 
   #now(): Date {

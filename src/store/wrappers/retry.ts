@@ -2,7 +2,7 @@
 import { Readable } from 'node:stream'
 import { StowageError } from '../../core/errors.ts'
 import { FileBody } from '../../core/file-body.ts'
-import { retry, waitToRetry, type RetryOptions } from '../../core/retry.ts'
+import { isRefusal, retry, waitToRetry, type RetryOptions } from '../../core/retry.ts'
 import type { Body, CallOptions, Driver, Entry, ListOptions, OpenFile, ReadOptions, WriteOptions } from '../driver.ts'
 import { placeOf, shortcutsAround, shortcutsOf } from '../driving.ts'
 
@@ -26,10 +26,16 @@ export function retrying(driver: Driver, options: Omit<RetryOptions, 'signal'> =
     list: (directory, call) => listing(driver, directory, call ?? {}, patience(call)),
     delete: async (key, call) => retry(async () => driver.delete(key, call), patience(call)),
     close: async () => driver.close(),
-    ...shortcutsAround(driver, async (work, call) => retry(work, patience(call))),
+    ...shortcutsAround(driver, async (work, call) =>
+      retry(work, { ...patience(call), ...(isConditional(call) && { isRepeatable: isRefusal }) }),
+    ),
     // A move whose answer was lost would find its source gone, so it is not repeated.
     ...(move && { move }),
   }
+}
+
+function isConditional(call: WriteOptions | undefined): boolean {
+  return call?.ifAbsent === true || call?.ifMatch !== undefined
 }
 
 /** Only whoever has the body can start it anew; so once a byte of it was taken, a failure is final. */
