@@ -78,3 +78,21 @@ test('without assets in the configuration the verb says how to have some', (t) =
   assert.equal(status, 2)
   assert.match(stderr, /no assets.*assets: \{ source/)
 })
+
+test('what was delivered as a symbolic link is a file for every verb, and goes with its original', (t) => {
+  const destinations = [{ store: 'public', link: 'symlink' }]
+  const { run, directory } = place(t, { rules: [{ source: 'site', destinations }] })
+  assert.equal(run('sync').status, 0)
+  const delivered = path.join(directory, 'public/css/main.css')
+  assert.equal(fs.readlinkSync(delivered), path.join(directory, 'site/css/main.css'))
+  assert.equal(run('ls', '-r', 'public:').stdout, 'css/main.css\n')
+  assert.equal(run('cat', 'public:css/main.css').stdout, 'body {}')
+  assert.equal(
+    run('cat', `file://${delivered}`).status,
+    1,
+    'without the configuration nobody says where links may lead',
+  )
+  fs.rmSync(path.join(directory, 'site/css/main.css'))
+  assert.equal(run('sync').status, 0)
+  assert.equal(fs.lstatSync(delivered, { throwIfNoEntry: false }), undefined)
+})

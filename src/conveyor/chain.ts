@@ -4,11 +4,14 @@ import { StowageError } from '../core/errors.ts'
 import type { Workbench } from '../store/workbench.ts'
 import type { Original } from './original.ts'
 import type { Processor, ProcessorInput } from './processor.ts'
+import type { Destination } from './rules.ts'
 
 /** What comes out of a chain: a file on the disk and the base name it is to be delivered under. */
 export interface Processed {
   file: string
   name: string
+  /** The name changes whenever the content does. */
+  isVersioned: boolean
 }
 
 /** What a run of a chain needs. */
@@ -25,14 +28,26 @@ export async function runChain(
   original: Original,
   options: ChainOptions,
 ): Promise<Processed> {
-  let result: Processed = { file: original.file, name: path.posix.basename(original.path) }
+  let result: Processed = { file: original.file, name: path.posix.basename(original.path), isVersioned: false }
   const extension = path.posix.extname(original.path).slice(1).toLowerCase()
   for (const processor of processors)
     if (processor.extensions?.includes(extension) ?? true) result = await runOne(processor, original, result, options)
-  return result
+  return { ...result, isVersioned: result.isVersioned && !dependsOnOthers(processors, extension) }
 }
 
-async function runOne(processor: Processor, original: Original, current: Processed, options: ChainOptions) {
+/** What differs per destination shows more than the original, such as addresses, and so may change without it. */
+function dependsOnOthers(processors: readonly Processor[], extension: string): boolean {
+  return processors.some(
+    ({ differsPerDestination, extensions }) => differsPerDestination && (extensions?.includes(extension) ?? true),
+  )
+}
+
+async function runOne(
+  processor: Processor,
+  original: Original,
+  current: Processed,
+  options: ChainOptions,
+): Promise<Processed> {
   const limit = AbortSignal.timeout(options.timeLimitMs)
   const signal = AbortSignal.any([options.signal, limit])
   const failure = (reason: string, details: { cause?: unknown; code?: 'TIMEOUT' | 'ABORTED' }) =>
@@ -53,7 +68,8 @@ async function runOne(processor: Processor, original: Original, current: Process
   cut.catch(() => undefined)
   try {
     const work = processor.process({
-      ...current,
+      file: current.file,
+      name: current.name,
       sourceFile: original.file,
       sourcePath: original.path,
       ...(options.destination ? { destination: options.destination } : {}),
@@ -64,7 +80,8 @@ async function runOne(processor: Processor, original: Original, current: Process
     const name = output?.name ?? current.name
     if (name === '' || name === '.' || name === '..' || name.includes('/'))
       throw failure(`gave the name ${JSON.stringify(name)}, which is not a base name,`, {})
-    return { file: output?.file ?? current.file, name }
+    const isVersioned = name === current.name ? current.isVersioned : false
+    return { file: output?.file ?? current.file, name, isVersioned: output?.versioned ?? isVersioned }
   } catch (error) {
     if (error instanceof StowageError) throw error
     throw failure(`failed with "${error instanceof Error ? error.message : String(error)}"`, { cause: error })
@@ -85,7 +102,13 @@ export function lazyBench(make: () => Promise<Workbench>) {
   }
 }
 
-/** Identifies a chain in the ledger: when it changes, the files it concerns are processed again. */
-export function fingerprintOf(processors: readonly Processor[]): string {
-  return processors.map(({ name, version }) => `${name}@${version}`).join(' ')
+/**
+ * Identifies in the ledger how a file was made: the chain, and how its destination wants it kept. When that changes, the
+ * files it concerns are processed again.
+ */
+export function fingerprintOf(processors: readonly Processor[], to?: Destination): string {
+  const chain = processors.map(({ name, version }) => `${name}@${version}`)
+  const { cacheControl, link } = to ?? {}
+  const kept = cacheControl === undefined && link === undefined ? [] : [JSON.stringify({ cacheControl, link })]
+  return [...chain, ...kept].join(' ')
 }

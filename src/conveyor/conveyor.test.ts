@@ -425,3 +425,40 @@ test('explain says which rules match, what is known and what happens next', asyn
   const outside = await explain('/elsewhere', context)
   assert.match(outside.lines.join('\n'), /none of the sources/)
 })
+
+test('a job that fails after its chain made something fails alone', async (t) => {
+  const s = await scene(t)
+  const same: Processor = {
+    name: 'same',
+    version: '1',
+    process: async ({ workDirectory }) => {
+      const file = path.join(await workDirectory(), 'made')
+      fs.writeFileSync(file, 'made')
+      return { file, name: 'same' }
+    },
+  }
+  const unheard: unknown[] = []
+  const hear = (error: unknown) => void unheard.push(error)
+  process.on('unhandledRejection', hear)
+  t.after(() => process.off('unhandledRejection', hear))
+  for (const name of ['a', 'b', 'c']) s.write(name, name)
+  await s.sync([{ processors: [same] }])
+  assert.deepEqual(await s.content(), { same: 'made' })
+  assert.equal(s.messages.filter((message) => message.includes('Set aside')).length, 2)
+  assert.deepEqual(unheard, [])
+})
+
+test('a rule that gets another label keeps its keys', async (t) => {
+  const s = await scene(t)
+  s.write('a', '1')
+  await s.sync([{ label: 'before' }])
+  await s.sync([{ label: 'after' }])
+  assert.deepEqual(await s.content(), { a: '1' })
+  assert.deepEqual(
+    s.messages.filter((message) => message.includes('Set aside')),
+    [],
+  )
+  fs.rmSync(path.join(s.site, 'a'))
+  await s.sync([{ label: 'after' }])
+  assert.deepEqual(await s.content(), {})
+})

@@ -276,7 +276,7 @@ export class Conveyor {
 /** Everything about a rule that decides what is delivered where. */
 function describeRule(rule: Rule): string {
   const { label, filter, destinations, deleteSourceAfterMs } = rule
-  const where = destinations.map(({ store, path }) => [store, path])
+  const where = destinations.map((to) => [to.store, to.path, ...(fingerprintOf([], to) ? [fingerprintOf([], to)] : [])])
   const pattern = filter.pattern ? String(filter.pattern) : undefined
   return JSON.stringify([label, { ...filter, pattern }, where, deleteSourceAfterMs, fingerprintOf(rule.processors)])
 }

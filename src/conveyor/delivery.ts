@@ -1,10 +1,13 @@
 /** Sends one file to one store, and proves that what arrived is what was meant. */
 import { createHash } from 'node:crypto'
-import { closeSync, constants, fstatSync, openSync, readSync, statSync } from 'node:fs'
+import { closeSync, constants, fstatSync, lstatSync, openSync, readSync, statSync, type BigIntStats } from 'node:fs'
+import { isUtf8 } from 'node:buffer'
 import { lookup } from 'mrmime'
-import { StowageError } from '../core/errors.ts'
+import { codeOf, StowageError } from '../core/errors.ts'
 import { FileBody } from '../core/file-body.ts'
-import type { FileInfo, WriteOptions } from '../store/driver.ts'
+import { cleanKey } from '../core/keys.ts'
+import type { FileInfo, LinkKind, WriteOptions } from '../store/driver.ts'
+import { throwIfAborted } from '../store/driving.ts'
 import type { Store } from '../store/store.ts'
 import { changedMeanwhile, identityOf, isSame, type Original } from './original.ts'
 
@@ -16,6 +19,15 @@ export interface Sent {
   size: number
   /** SHA-256 of the bytes sent, lower-case hex. */
   digest: string
+  /** It is a link to the original that was put there. */
+  link?: LinkKind
+}
+
+/** How a file is sent. */
+export interface SendOptions {
+  /** The header Cache-Control, where the place can keep it. */
+  cacheControl?: string
+  signal?: AbortSignal
 }
 
 /**
@@ -28,15 +40,15 @@ export async function send(
   key: string,
   file: string,
   original: Original,
-  options: { signal?: AbortSignal } = {},
+  options: SendOptions = {},
 ): Promise<Sent> {
-  const contentType = lookup(key)
+  const small = file !== original.file || original.size <= smallBytes ? readSmall(file, original) : undefined
+  const contentType = await contentTypeOf(store, key, small ?? file)
   const write: WriteOptions = {
     modified: new Date(Number(original.mtimeNs / 1_000_000n)),
-    ...(contentType ? { contentType } : {}),
-    ...(options.signal ? { signal: options.signal } : {}),
+    ...options,
+    ...(contentType === undefined ? {} : { contentType }),
   }
-  const small = file !== original.file || original.size <= smallBytes ? readSmall(file, original) : undefined
   if (small) {
     const info = await store.put(key, small, write)
     return verified(store, key, info, small.byteLength, createHash('sha256').update(small).digest('hex'))
@@ -59,6 +71,60 @@ export async function send(
     throw isErrno(error) ? explain(error, file) : error
   })
   return verified(store, key, info, size, hash.digest('hex'))
+}
+
+/**
+ * Puts a link to the original under a key. Undefined where the store cannot: then it is to be sent. Rejects like
+ * {@link send} when the original changes meanwhile.
+ */
+export async function link(
+  store: Store,
+  key: string,
+  original: Original,
+  kind: LinkKind,
+  signal: AbortSignal,
+): Promise<Sent | undefined> {
+  if (!store.driver.link) return undefined
+  const hash = createHash('sha256')
+  const isUnchanged = (stats: BigIntStats | undefined) => {
+    if (!stats?.isFile() || !isSame(identityOf(stats), original)) throw changedMeanwhile(original)
+  }
+  try {
+    const body = new FileBody(original.file, { onOpen: isUnchanged, onEnd: isUnchanged })
+    for await (const bytes of body) {
+      throwIfAborted(signal)
+      hash.update(bytes)
+    }
+    await store.driver.link(cleanKey(key), original.file, kind, { signal })
+  } catch (error) {
+    if (codeOf(error) === 'UNSUPPORTED') return undefined
+    throw isErrno(error) ? explain(error, original.file) : error
+  }
+  isUnchanged(lstatSync(original.file, { bigint: true, throwIfNoEntry: false }))
+  return { size: original.size, digest: hash.digest('hex'), link: kind }
+}
+
+/**
+ * The content type by the name, for places that keep it. Text says that it is UTF-8 when it is, so that no browser has to
+ * guess; of other text nobody knows.
+ */
+async function contentTypeOf(store: Store, key: string, content: Buffer | string): Promise<string | undefined> {
+  const type = lookup(key)
+  if (!type?.startsWith('text/') || !store.supports.contentType) return type
+  const isKnown = typeof content === 'string' ? await isUtf8File(content) : isUtf8(content)
+  return isKnown ? `${type}; charset=utf-8` : type
+}
+
+async function isUtf8File(file: string): Promise<boolean> {
+  const decoder = new TextDecoder('utf-8', { fatal: true })
+  try {
+    for await (const bytes of new FileBody(file)) decoder.decode(bytes, { stream: true })
+    decoder.decode()
+    return true
+  } catch (error) {
+    if (error instanceof TypeError) return false
+    throw isErrno(error) ? explain(error, file) : error
+  }
 }
 
 /** SHA-256 of what a store holds under a key. */

@@ -8,7 +8,7 @@ import { fileJobKey, type Source } from './intake.ts'
 import { isCurrent, rowsOf, type LedgerRow } from './ledger.ts'
 import { lookAt, type Original } from './original.ts'
 import { fingerprintOf } from './chain.ts'
-import { mismatch, type Rule } from './rules.ts'
+import { destinationOf, mismatch, type Rule } from './rules.ts'
 
 /** What is known about a file, and what happens next. */
 export interface Explanation {
@@ -120,7 +120,8 @@ function describeDelivery(row: LedgerRow, original: Original | undefined, rules:
   const when = new Date(row.delivery.deliveredMs).toISOString()
   if (!original) return `It was delivered as ${where} at ${when}.`
   const rule = rules.find(({ label }) => label === row.rule)
-  const isUpToDate = rule !== undefined && isCurrent(row, original, fingerprintOf(rule.processors))
+  const isUpToDate =
+    rule !== undefined && isCurrent(row, original, fingerprintOf(rule.processors, destinationOf(rule, row)?.to))
   return `It was delivered as ${where} at ${when}, and ${isUpToDate ? 'has not changed since' : 'is not up to date'}.`
 }
 

@@ -13,14 +13,14 @@ import type { Job, NewJob, Queue } from '../state/queue.ts'
 import type { Store } from '../store/store.ts'
 import { createWorkbench } from '../store/workbench.ts'
 import { fingerprintOf, lazyBench, runChain, type Processed } from './chain.ts'
-import { send, type Sent } from './delivery.ts'
+import { link, send, type Sent } from './delivery.ts'
 import { fileJobKey, joined, type FilePayload, type Source } from './intake.ts'
 import type { KeyLock } from './key-lock.ts'
 import type { Lane } from './lane.ts'
 import { intend, isCurrent, ownersOf, record, rowsOf, type Delivery, type LedgerKey, type LedgerRow } from './ledger.ts'
 import { changedMeanwhile, isSame, lookAt, type Original } from './original.ts'
 import { supersede, type SourcePayload } from './removal.ts'
-import { mismatch, type Destination, type Rule } from './rules.ts'
+import { cachingOf, linkFor, mismatch, type Destination, type Rule } from './rules.ts'
 import { findUrl } from './urls.ts'
 
 /** What the work needs. */
@@ -52,6 +52,8 @@ interface Task extends LedgerKey {
   ruleOf: Rule
   to: Destination
   file: string
+  /** The name changes whenever the content does. */
+  isVersioned: boolean
   fingerprint: string
 }
 
@@ -99,7 +101,8 @@ async function work(
   }
   const { rows, tasks, unchanged } = await context.database.transaction(async (tx) => plan.intend(tx))
   const results = await Promise.all(tasks.map(async (task) => deliver(task, original, context, signal)))
-  return conclude({ job, payload, plan, rows, results, unchanged }, context)
+  // Awaited here: while the bench is taken away nobody else would hear of its failure, which then ends the process.
+  return await conclude({ job, payload, plan, rows, results, unchanged }, context)
 }
 
 /** A file that is not there: if that is the news, what was delivered of it goes. Otherwise the news is still to come. */
@@ -153,10 +156,10 @@ class Plan {
     }
   }
 
-  #add(rule: Rule, to: Destination, { file, name }: Processed) {
+  #add(rule: Rule, to: Destination, { file, name, isVersioned }: Processed) {
     const directory = path.posix.dirname(this.original.path)
     const key = path.posix.join(to.path, directory, name)
-    const fingerprint = fingerprintOf(rule.processors)
+    const fingerprint = fingerprintOf(rule.processors, to)
     const { source, path: relative } = { source: this.source.name, path: this.original.path }
     this.tasks.push({
       source,
@@ -167,6 +170,7 @@ class Plan {
       ruleOf: rule,
       to,
       file,
+      isVersioned,
       fingerprint,
     })
   }
@@ -178,7 +182,9 @@ class Plan {
     for (const task of this.tasks) {
       const row = rows.find((candidate) => isSameDelivery(candidate, task))
       if (row && isCurrent(row, this.original, task.fingerprint)) continue
-      const rival = (await ownersOf(tx, task.destination, task.key)).find((owner) => !isSameDelivery(owner, task))
+      const rival = (await ownersOf(tx, task.destination, task.key)).find(
+        (owner) => !isSameDelivery(owner, task) && !this.#isOwnPast(owner),
+      )
       if (rival) this.failures.push(this.#conflict(task, rival))
       else {
         await intend(tx, task)
@@ -186,6 +192,12 @@ class Plan {
       }
     }
     return { rows, tasks, unchanged: this.tasks.length - tasks.length - this.failures.length }
+  }
+
+  /** A rule that no longer applies to this file, such as one that was renamed, leaves its keys to those that do. */
+  #isOwnPast(owner: LedgerRow): boolean {
+    const isOwn = owner.source === this.source.name && owner.path === this.original.path
+    return isOwn && !this.matching.some(({ label }) => label === owner.rule)
   }
 
   /** Two files under one key would overwrite each other for ever. A rival whose original is gone is about to give way. */
@@ -205,12 +217,20 @@ async function deliver(task: Task, original: Original, context: FileJobContext, 
   try {
     const store = context.store(task.destination)
     const sent = await context.locks.run(`${task.destination}/${task.key}`, async () =>
-      context.lane(task.destination).run(async () => send(store, task.key, task.file, original, { signal }), signal),
+      context.lane(task.destination).run(async () => sendTask(store, task, original, signal), signal),
     )
     return { task, sent }
   } catch (error) {
     return { task, error }
   }
+}
+
+async function sendTask(store: Store, task: Task, original: Original, signal: AbortSignal): Promise<Sent> {
+  const { to, key, file, isVersioned } = task
+  const kind = linkFor(to, file === original.file, isVersioned)
+  const linked = kind && (await link(store, key, original, kind, signal))
+  const cacheControl = cachingOf(to, isVersioned)
+  return linked ?? send(store, key, file, original, { signal, ...(cacheControl === undefined ? {} : { cacheControl }) })
 }
 
 interface Conclusion {
@@ -285,7 +305,12 @@ function isSameDelivery(a: LedgerKey, b: LedgerKey): boolean {
   )
 }
 
-function deliveryOf(task: Task, { size, digest }: Sent, original: Original, context: FileJobContext): Delivery {
+function deliveryOf(
+  task: Task,
+  { size, digest, link: kind }: Sent,
+  original: Original,
+  context: FileJobContext,
+): Delivery {
   const url = findUrl(context.store(task.destination), task.key, task.to.url)
   return {
     ...(url === undefined ? {} : { url }),
@@ -295,6 +320,7 @@ function deliveryOf(task: Task, { size, digest }: Sent, original: Original, cont
     sourceMtimeNs: original.mtimeNs,
     sourceInode: original.inode,
     fingerprint: task.fingerprint,
+    ...(kind ? { link: kind } : {}),
     deliveredMs: context.clock.now(),
   }
 }

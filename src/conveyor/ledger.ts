@@ -1,5 +1,6 @@
 /** The ledger: what was delivered where, under which key. A row is written before its key, so that no key is ever forgotten. */
 import type { Row, Transaction } from '../state/database.ts'
+import type { LinkKind } from '../store/driver.ts'
 import type { Original } from './original.ts'
 
 /** Whose delivery it is, and where it went. */
@@ -26,8 +27,10 @@ export interface Delivery {
   sourceSize: number
   sourceMtimeNs: bigint
   sourceInode: bigint
-  /** The processors and their versions. */
+  /** The processors and their versions, and how the destination wants it kept. */
   fingerprint: string
+  /** What stands there is a link to the original. */
+  link?: LinkKind
   deliveredMs: number
 }
 
@@ -78,7 +81,7 @@ export async function intend(tx: Transaction, row: LedgerKey): Promise<void> {
 export async function record(tx: Transaction, row: LedgerKey, delivery: Delivery): Promise<void> {
   await tx.run(
     `UPDATE ledger SET url = ?, size = ?, digest = ?, source_size = ?, source_mtime_ns = ?, source_inode = ?,
-       fingerprint = ?, delivered_ms = ? WHERE ${identity}`,
+       fingerprint = ?, link = ?, delivered_ms = ? WHERE ${identity}`,
     delivery.url ?? null,
     delivery.size,
     delivery.digest,
@@ -86,6 +89,7 @@ export async function record(tx: Transaction, row: LedgerKey, delivery: Delivery
     String(delivery.sourceMtimeNs),
     String(delivery.sourceInode),
     delivery.fingerprint,
+    delivery.link ?? null,
     delivery.deliveredMs,
     ...values(row),
   )
@@ -131,6 +135,7 @@ function rowOf(row: Row): LedgerRow {
       sourceMtimeNs: BigInt(text('source_mtime_ns')),
       sourceInode: BigInt(text('source_inode')),
       fingerprint: text('fingerprint'),
+      ...(row['link'] === null ? {} : { link: text('link') as LinkKind }),
       deliveredMs: Number(row['delivered_ms']),
     },
   }

@@ -23,6 +23,11 @@ export interface ProcessorOutput {
   file?: string
   /** New base name; never a path. */
   name?: string
+  /**
+   * The new name changes whenever the original's content does, so caches may keep for ever what it names. Another name
+   * given later takes that back.
+   */
+  versioned?: boolean
 }
 
 /** One step of a chain. Processors may change name and content, never the directory. */

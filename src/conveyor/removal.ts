@@ -76,6 +76,15 @@ export async function deleteSource(job: Job, context: RemovalContext, signal: Ab
     await context.queue.finish(job)
     return false
   }
+  const linked = rows.find(({ delivery }) => delivery?.link === 'symlink')
+  if (linked)
+    throw new StowageError(
+      'CONFLICT',
+      `${linked.key} in ${linked.destination} is a link to ${payload.path}, which stays.`,
+      {
+        hint: 'Deliver it without link: symlink if the original is to be deleted.',
+      },
+    )
   for (const row of rows) await checkCopy(row, context, signal)
   const original = isUnchanged()
   if (original) {

@@ -1,5 +1,6 @@
 /** Rules: which files go through what, to which stores. */
 import * as path from 'node:path'
+import type { LinkKind } from '../store/driver.ts'
 import type { Processor } from './processor.ts'
 
 /** What a file must be like for a rule. Every condition that is given must hold. */
@@ -26,6 +27,27 @@ export interface Destination {
   maxConnections?: number
   /** Address below which the store's keys are served, where it is another than the store's own. */
   url?: string
+  /** Cache-Control of every file, or of those whose name is versioned and of the others. See {@link cachingOf}. */
+  cacheControl?: string | { versioned?: string; other?: string }
+  /** Put a link to the original in the place of a copy, where content and name allow it. See {@link linkFor}. */
+  link?: LinkKind
+}
+
+/** Caches need not ask again for what never changes under its name (RFC 9111 and RFC 8246). */
+const forever = 'public, max-age=31536000, immutable'
+
+/** The Cache-Control header of a file; undefined for none. Versioned names are kept for a year unless something else is said. */
+export function cachingOf({ cacheControl }: Destination, isVersioned: boolean): string | undefined {
+  if (typeof cacheControl === 'string') return cacheControl || undefined
+  return (isVersioned ? (cacheControl?.versioned ?? forever) : cacheControl?.other) || undefined
+}
+
+/**
+ * The link that may stand in the place of a copy. Only the untouched original can be linked to, and only under a name that
+ * does not promise to keep its content: what is linked changes with its original.
+ */
+export function linkFor({ link }: Destination, isOriginal: boolean, isVersioned: boolean): LinkKind | undefined {
+  return isOriginal && !isVersioned ? link : undefined
 }
 
 /** One rule. All rules that match a file apply to it. */

@@ -11,7 +11,7 @@ import { ignoreMatcher } from '../conveyor/ignore.ts'
 interface Draft {
   directory: string
   secrets: boolean
-  stores: Map<string, { isReadOnly: boolean; hasUrl: boolean; directories: string[] }>
+  stores: Map<string, { isReadOnly: boolean; hasUrl: boolean; isDirectory: boolean; directories: string[] }>
   sourceNames: string[]
   /** Those whose directory is known. */
   sources: Map<string, { root: string; ignore: string[] }>
@@ -82,7 +82,9 @@ function checkStore(draft: Draft, name: string, value: unknown) {
         )
     }
   const hasUrl = typeof asRecord(value)['publicUrl'] === 'string'
-  draft.stores.set(name, { isReadOnly: asRecord(value)['readOnly'] === true, hasUrl, directories })
+  const isDirectory = typeof given === 'string' && /^file:/i.test(given)
+  const isReadOnly = asRecord(value)['readOnly'] === true
+  draft.stores.set(name, { isReadOnly, hasUrl, isDirectory, directories })
 }
 
 /** A store of mounts is where those stores are; one within itself would never end. */
@@ -123,6 +125,7 @@ function checkRules(draft: Draft, rules: readonly Loose[]) {
       draft.problems.push(`${where}.label: there is another rule ${JSON.stringify(label)}; labels identify rules.`)
     labels.add(label)
     checkName(draft, rule['source'], draft.sourceNames, `${where}.source`, 'source')
+    checkLinked(draft, rule, rules, where)
     const destinations = Array.isArray(rule['destinations']) ? rule['destinations'].map(asRecord) : []
     for (const [at, to] of destinations.entries()) {
       const place = `${where}.destinations[${at}].store`
@@ -140,10 +143,28 @@ function checkRules(draft: Draft, rules: readonly Loose[]) {
       )
 }
 
+/** A link needs the original for as long as it stands, whichever rule made it. */
+function checkLinked(draft: Draft, rule: Loose, rules: readonly Loose[], where: string) {
+  const isLinked = rules.some(
+    ({ source, destinations }) =>
+      source === rule['source'] &&
+      Array.isArray(destinations) &&
+      destinations.some((to) => asRecord(to)['link'] === 'symlink'),
+  )
+  if (isLinked && rule['deleteSourceAfter'] !== undefined)
+    draft.problems.push(
+      `${where}.deleteSourceAfter: links (link: symlink) lead to the originals of this source, so they cannot be deleted.`,
+    )
+}
+
 /** Checks a destination by itself. Returns the sources that would see what is delivered there. */
 function checkDestination(draft: Draft, to: Loose, place: string): string[] {
   checkName(draft, to['store'], [...draft.stores.keys()], place, 'store')
   const store = draft.stores.get(String(to['store']))
+  if (to['link'] !== undefined && store && !store.isDirectory)
+    draft.problems.push(
+      `${place.replace(/store$/, 'link')}: ${String(to['store'])} is not one directory of this machine, where links could be.`,
+    )
   if (store?.isReadOnly) draft.problems.push(`${place}: ${String(to['store'])} is read only.`)
   const below = typeof to['path'] === 'string' ? to['path'] : ''
   return (store?.directories ?? [])

@@ -342,3 +342,55 @@ test('assets are completed, and files that have addresses are kept a while when 
   )
   assert.equal(config.rules[0]?.destinations[0]?.url, 'https://other.example.com')
 })
+
+test('a destination says how it keeps files; links need one directory of this machine, and their originals', () => {
+  const stores = { public: 'file:///srv/public', many: ['file:///a', 'file:///b'], elsewhere: 's3://h/x?s3_bucket=b' }
+  const given = (to: object, rule: object = {}) => ({
+    ...least,
+    stores,
+    rules: [{ source: 'site', destinations: [{ store: 'public', ...to }], ...rule }],
+  })
+  assert.deepEqual(mistakes(given({ link: 'symlink', cacheControl: 'no-cache' })), [])
+  assert.deepEqual(mistakes(given({ cacheControl: { versioned: '', other: 'max-age=60' } })), [])
+  assert.deepEqual(mistakes(given({ link: 'soft' })), ['rules[0].destinations[0].link: must be "symlink" or "hard".'])
+  for (const store of ['many', 'elsewhere'])
+    assert.deepEqual(mistakes(given({ link: 'hard', store })), [
+      `rules[0].destinations[0].link: ${store} is not one directory of this machine, where links could be.`,
+    ])
+  assert.equal(mistakes(given({ cacheControl: 'a\r\nSet-Cookie: b' })).length, 1)
+  assert.deepEqual(mistakes(given({ link: 'hard' }, { deleteSourceAfter: '1d' })), [])
+  const two = given({ link: 'symlink' })
+  two.rules.push({
+    ...two.rules[0],
+    label: 'other',
+    destinations: [{ store: 'public' }],
+    deleteSourceAfter: '1d',
+  } as never)
+  assert.deepEqual(mistakes(two), [
+    'rules[1].deleteSourceAfter: links (link: symlink) lead to the originals of this source, so they cannot be deleted.',
+  ])
+})
+
+test('a store that gets links reads them back: its URL names their sources', (t) => {
+  const directory = directoryOf(t)
+  fs.mkdirSync(path.join(directory, 'site'))
+  fs.symlinkSync('site', path.join(directory, 'alias'))
+  const given = (url: string, link?: 'symlink' | 'hard') =>
+    checkConfig(
+      {
+        stores: { out: url },
+        sources: { site: { directory: 'alias' }, other: { directory: 'other' } },
+        rules: [
+          { source: 'site', destinations: [{ store: 'out', link }] },
+          { source: 'other', destinations: [{ store: 'out' }] },
+        ],
+      },
+      directory,
+    ).stores['out']?.url
+  const encoded = encodeURIComponent(encodeURIComponent(path.join(directory, 'site')))
+  assert.equal(given('file:///out', 'symlink'), `file:///out?links_into=${encoded}`)
+  assert.equal(given('file:///out?fsync=false', 'symlink'), `file:///out?fsync=false&links_into=${encoded}`)
+  assert.equal(given('file:///out?links_into=/srv', 'symlink'), 'file:///out?links_into=/srv')
+  assert.equal(given('file:///out', 'hard'), 'file:///out')
+  assert.equal(given('file:///out'), 'file:///out')
+})

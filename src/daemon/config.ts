@@ -59,6 +59,7 @@ const filter = z.strictObject({
   size: z.strictObject({ minimum: size('').optional(), maximum: size('').optional() }).optional(),
 })
 
+const header = z.string().regex(/^[\x20-\x7e]*$/, 'must be printable ASCII')
 const destination = z.strictObject({
   store: z.string().describe('The name of a store.'),
   path: z.string().default('').describe('A directory within it.'),
@@ -67,6 +68,14 @@ const destination = z.strictObject({
     .url('is not a URL')
     .optional()
     .describe('Address below which the keys are served. Default: that of the store.'),
+  cacheControl: z
+    .union([header, z.strictObject({ versioned: header.optional(), other: header.optional() })])
+    .optional()
+    .describe('The header Cache-Control. Default: a year for versioned names, none for others.'),
+  link: z
+    .enum(['symlink', 'hard'], 'must be "symlink" or "hard"')
+    .optional()
+    .describe('Link to unprocessed originals instead of copying them.'),
 })
 
 const rule = z.strictObject({
@@ -189,15 +198,15 @@ export function configSchema(): Record<string, unknown> {
 
 function complete(config: z.output<typeof schema>, directory: string): Config {
   const state = path.resolve(directory, config.state)
-  const entries = <T, U>(record: Record<string, T>, turn: (value: T) => U) =>
-    Object.fromEntries(Object.entries(record).map(([key, value]) => [key, turn(value)]))
+  const entries = <T, U>(record: Record<string, T>, turn: (value: T, key: string) => U) =>
+    Object.fromEntries(Object.entries(record).map(([key, value]) => [key, turn(value, key)]))
   return {
     directory,
     state,
     workDirectory: config.workDirectory
       ? path.resolve(directory, config.workDirectory)
       : path.join(path.dirname(state), '.stowage-work'),
-    stores: entries(config.stores, (each) => completeStore(each, directory)),
+    stores: entries(config.stores, (each, store) => completeStore(each, directory, linkedSources(config, store))),
     sources: entries(config.sources, ({ settle, polling, ...each }) => ({
       ...each,
       directory: realPath(path.resolve(directory, each.directory)),
@@ -222,11 +231,31 @@ function completeAssets(each: z.output<typeof assets>, directory: string): Asset
   return withoutAbsent({ ...rest, manifest: path.resolve(directory, manifest), domains: Object.fromEntries(complete) })
 }
 
-function completeStore(each: z.output<typeof store>, directory: string): StoreSettings {
+/** The directories whose files a store gets links to. */
+function linkedSources({ rules, sources }: z.output<typeof schema>, store: string): string[] {
+  return Object.entries(sources)
+    .filter(([source]) =>
+      rules.some(
+        (each) => each.source === source && each.destinations.some((to) => to.store === store && to.link === 'symlink'),
+      ),
+    )
+    .map(([, each]) => each.directory)
+}
+
+function completeStore(each: z.output<typeof store>, directory: string, linksInto: readonly string[]): StoreSettings {
   const { url, ...rest } = typeof each === 'string' || Array.isArray(each) ? { url: each } : each
   const absolute =
-    typeof url === 'string' ? absoluteUrl(url, directory) : url?.map((one) => absoluteUrl(one, directory))
+    typeof url === 'string'
+      ? withLinks(absoluteUrl(url, directory), directory, linksInto)
+      : url?.map((one) => absoluteUrl(one, directory))
   return withoutAbsent({ url: absolute, ...rest })
+}
+
+/** The store reads back what was linked there: the sources are named in its URL, unless somebody has done that. */
+function withLinks(url: string, directory: string, linksInto: readonly string[]): string {
+  if (linksInto.length === 0 || /[?&]links_into=/.test(url)) return url
+  const places = linksInto.map((each) => encodeURIComponent(realPath(path.resolve(directory, each)))).join(':')
+  return `${url}${url.includes('?') ? '&' : '?'}links_into=${encodeURIComponent(places)}`
 }
 
 /** Pages that were made a moment ago refer to the former address of an asset, so it is kept a while. */

@@ -3,10 +3,12 @@ import { spawnSync } from 'node:child_process'
 import * as fs from 'node:fs'
 import * as os from 'node:os'
 import * as path from 'node:path'
-import { test } from 'node:test'
-import { toBody } from '../core/bytes.ts'
+import { test, type TestContext } from 'node:test'
+import { collect, toBody } from '../core/bytes.ts'
+import type { Driver } from '../store/driver.ts'
 import { testDriver } from '../testing/index.ts'
 import { fileDriver } from './file.ts'
+import { openDriver } from './index.ts'
 
 function temporary(): string {
   return fs.mkdtempSync(path.join(os.tmpdir(), 'stowage-file-'))
@@ -139,4 +141,127 @@ test('without fsync a file is stored all the same, and its time is kept', async 
   await driver.writeBytes?.('small', Buffer.from('x'), { modified })
   await driver.write('streamed', toBody('x'), { modified })
   for (const key of ['small', 'streamed']) assert.deepEqual((await driver.stat(key)).modified, modified)
+})
+
+/** A root and a directory that links may lead into, side by side. */
+function linked(t: TestContext) {
+  const base = fs.realpathSync(temporary())
+  t.after(() => fs.rmSync(base, { recursive: true }))
+  const [root, site] = [path.join(base, 'root'), path.join(base, 'site')]
+  for (const directory of [root, site, path.join(base, 'secret')]) fs.mkdirSync(directory)
+  fs.writeFileSync(path.join(site, 'a'), 'one')
+  fs.writeFileSync(path.join(base, 'secret/file'), 'secret')
+  return { base, root, site, driver: fileDriver({ directory: root, linksInto: [site] }) }
+}
+
+const read = async (driver: Driver, key: string) => (await collect((await driver.read(key)).body)).toString()
+
+for (const kind of ['symlink', 'hard'] as const)
+  test(`${kind}: a link is read, listed, replaced and deleted like a file, and its original stays`, async (t) => {
+    const { root, site, driver } = linked(t)
+    const info = await driver.link?.('d/a', path.join(site, 'a'), kind)
+    assert.deepEqual(info, await driver.stat('d/a'))
+    assert.equal(await read(driver, 'd/a'), 'one')
+    assert.deepEqual(
+      (await Array.fromAsync(driver.list(''))).map(({ key }) => key),
+      ['d/a'],
+    )
+    await driver.link?.('d/a', path.join(site, 'a'), kind)
+    fs.writeFileSync(path.join(site, 'b'), 'other')
+    await driver.link?.('d/a', path.join(site, 'b'), kind)
+    assert.equal(await read(driver, 'd/a'), 'other')
+    await driver.write('d/a', toBody('a copy'))
+    assert.equal(fs.readFileSync(path.join(site, 'b'), 'utf8'), 'other')
+    assert.ok(fs.lstatSync(path.join(root, 'd/a')).isFile())
+    await driver.link?.('d/a', path.join(site, 'b'), kind)
+    await driver.delete('d/a')
+    assert.equal(fs.readFileSync(path.join(site, 'b'), 'utf8'), 'other')
+    assert.deepEqual(fs.readdirSync(root), ['.stowage-tmp'])
+    assert.deepEqual(fs.readdirSync(path.join(root, '.stowage-tmp')), [])
+  })
+
+test('a link takes the place of what stands there in one step', async (t) => {
+  const { site, driver } = linked(t)
+  await driver.write('key', toBody('one'))
+  let isDone = false
+  const reader = (async () => {
+    while (!isDone) {
+      assert.equal(await read(driver, 'key'), 'one')
+      assert.equal((await driver.stat('key')).size, 3)
+    }
+  })()
+  for (let round = 0; round < 200; round++)
+    await driver.link?.('key', path.join(site, 'a'), round % 2 === 0 ? 'symlink' : 'hard')
+  isDone = true
+  await reader
+})
+
+test('links that were planted are not followed, wherever they stand and lead', async (t) => {
+  const { base, root, site, driver } = linked(t)
+  fs.mkdirSync(path.join(site, 'd'))
+  fs.writeFileSync(path.join(site, 'd/x'), 'x')
+  fs.symlinkSync(path.join(base, 'secret'), path.join(site, 'way-out'))
+  fs.symlinkSync(path.join(base, 'secret/file'), path.join(site, 'file-out'))
+  const planted: Record<string, string> = {
+    outside: path.join(base, 'secret/file'),
+    dots: `${site}/../secret/file`,
+    relative: '../site/a',
+    'through a link': path.join(site, 'way-out/file'),
+    'to a link': path.join(site, 'file-out'),
+    'a name that only begins alike': `${site}-not/a`,
+    'to the directory itself': site,
+    nowhere: path.join(site, 'absent'),
+  }
+  for (const [key, target] of Object.entries(planted)) fs.symlinkSync(target, path.join(root, key))
+  fs.symlinkSync(path.join(site, 'd'), path.join(root, 'directory'))
+  for (const key of [...Object.keys(planted), 'directory', 'directory/x']) {
+    await assert.rejects(driver.read(key), { name: 'StowageError' }, key)
+    await assert.rejects(driver.stat(key), { name: 'StowageError' }, key)
+  }
+  assert.deepEqual(await Array.fromAsync(driver.list('')), [])
+  await assert.rejects(Array.fromAsync(driver.list('directory')), { code: 'DENIED' })
+  const strict = fileDriver({ directory: root })
+  fs.symlinkSync(path.join(site, 'a'), path.join(root, 'fine'))
+  assert.equal(await read(driver, 'fine'), 'one')
+  await assert.rejects(read(strict, 'fine'), { code: 'DENIED' })
+})
+
+test('a link that belongs to a stranger is not followed', {
+  skip: process.getuid?.() !== 0 && 'needs root',
+}, async (t) => {
+  const { root, site, driver } = linked(t)
+  fs.symlinkSync(path.join(site, 'a'), path.join(root, 'a'))
+  fs.lchownSync(path.join(root, 'a'), 65_534, 65_534)
+  await assert.rejects(read(driver, 'a'), { code: 'DENIED' })
+  fs.chownSync(root, 65_534, 65_534)
+  assert.equal(await read(driver, 'a'), 'one')
+})
+
+test('what cannot be linked is refused as UNSUPPORTED, and nothing changes', async (t) => {
+  const { base, root, site, driver } = linked(t)
+  await driver.write('key', toBody('as before'))
+  const link = async (file: string, kind: 'symlink' | 'hard') => driver.link?.('key', file, kind)
+  await assert.rejects(link(path.join(base, 'secret/file'), 'symlink'), {
+    code: 'UNSUPPORTED',
+    message: /none of the directories/,
+  })
+  fs.symlinkSync(path.join(base, 'secret/file'), path.join(site, 'link'))
+  for (const kind of ['symlink', 'hard'] as const)
+    await assert.rejects(link(path.join(site, 'link'), kind), { code: 'UNSUPPORTED' })
+  await assert.rejects(link(path.join(site, 'd'), 'symlink'), { name: 'StowageError' })
+  if (fs.statSync('/proc/self').dev !== fs.statSync(root).dev)
+    await assert.rejects(link('/proc/self/status', 'hard'), { code: 'UNSUPPORTED', message: /EXDEV|EPERM/ })
+  assert.equal(await read(driver, 'key'), 'as before')
+  assert.deepEqual(fs.readdirSync(path.join(root, '.stowage-tmp')), [])
+})
+
+test('links_into names directories in the URL, colons and percent signs included', async (t) => {
+  const { base, root } = linked(t)
+  const odd = path.join(base, 'o:d%d')
+  fs.mkdirSync(odd)
+  fs.writeFileSync(path.join(odd, 'x'), 'odd')
+  const places = ['/nowhere', odd].map(encodeURIComponent).join(':')
+  const driver = await openDriver(`file://${root}?links_into=${encodeURIComponent(places)}`)
+  await driver.link?.('x', path.join(odd, 'x'), 'symlink')
+  assert.equal(await read(driver, 'x'), 'odd')
 })

@@ -1,6 +1,7 @@
 /**
  * Files below a directory of this machine. Writes go to a temporary name, are synced, and are renamed into place, so a
- * crash leaves the old file or the new one. No key leaves the root, nor through a symbolic link planted below it.
+ * crash leaves the old file or the new one. No key leaves the root, nor through a symbolic link planted below it; links of
+ * our own, into directories that were named for that, see file-links.ts.
  */
 import * as sync from 'node:fs'
 import * as fs from 'node:fs/promises'
@@ -16,11 +17,13 @@ import type {
   Driver,
   Entry,
   FileInfo,
+  LinkKind,
   ListOptions,
   ReadOptions,
   WriteOptions,
 } from '../store/driver.ts'
 import { checkSize, throwIfAborted } from '../store/driving.ts'
+import { Links } from './file-links.ts'
 import { Publisher } from './file-publisher.ts'
 
 /** The directory below the root where files are while they are written. Not a key, never listed. */
@@ -42,23 +45,30 @@ export interface FileOptions {
   directory: string
   /** Wait until the disk has the bytes before a write is called done. Default true. */
   fsync?: boolean
+  /** Directories into which symbolic links in the place of files may lead. Default: none, such links are refused. */
+  linksInto?: readonly string[]
 }
 
-/** `file:///directory`, or `file:directory` within the working directory, with `fsync` (default true). */
+/**
+ * `file:///directory`, or `file:directory` within the working directory, with `fsync` (default true) and `links_into`
+ * (directories that links may lead into, separated by colons; a colon within one is written %3A).
+ */
 export function fileFromUrl(url: StorageUrl): Driver {
   if (url.host !== '' && url.host !== 'localhost')
     throw new StowageError('INVALID_ARGUMENT', `file://${url.host}/… names another machine.`, {
       hint: 'Write file:///directory.',
     })
   const fsync = url.parameters.flag('fsync', true)
+  const linksInto = directoriesOf(url.parameters.text('links_into') ?? '')
   url.parameters.end()
   const isAbsolute = url.printable.startsWith('file:/')
-  return fileDriver({ directory: path.resolve(isAbsolute ? '/' : '.', url.path), fsync })
+  return fileDriver({ directory: path.resolve(isAbsolute ? '/' : '.', url.path), fsync, linksInto })
 }
 
 /** Opens a directory as a store. */
 export function fileDriver(options: FileOptions): Driver {
-  return new FileDriver(path.resolve(options.directory), options.fsync ?? true)
+  const root = path.resolve(options.directory)
+  return new FileDriver(root, options.fsync ?? true, new Links(root, options.linksInto ?? []))
 }
 
 class FileDriver implements Driver {
@@ -79,12 +89,14 @@ class FileDriver implements Driver {
   readonly #root: string
   readonly #fsync: boolean
   readonly #publisher: Publisher
+  readonly #links: Links
   #swept: Promise<void> | undefined
   #isClosed = false
 
-  constructor(root: string, fsync: boolean) {
+  constructor(root: string, fsync: boolean, links: Links) {
     this.#root = root
     this.#fsync = fsync
+    this.#links = links
     this.#publisher = new Publisher(fsync)
     this.location = `file://${root}`
   }
@@ -142,6 +154,15 @@ class FileDriver implements Driver {
       } finally {
         sync.closeSync(descriptor)
       }
+    })
+  }
+
+  async link(key: string, file: string, kind: LinkKind, options: CallOptions = {}) {
+    this.#check(options)
+    if (this.#links.isLinked(this.localPath(key), file, kind)) return this.stat(key, options)
+    return this.#store(key, options, async (temporary) => {
+      makeDirectoryOf(temporary)
+      return this.#links.make(temporary, file, kind, this.#fsync)
     })
   }
 
@@ -212,7 +233,7 @@ class FileDriver implements Driver {
   async #open(key: string): Promise<fs.FileHandle> {
     try {
       await this.#checkParents(key, 'read')
-      return await fs.open(this.localPath(key), readFlags)
+      return await this.#openFile(this.localPath(key))
     } catch (error) {
       throw this.#explain(error, 'read', key)
     }
@@ -221,10 +242,30 @@ class FileDriver implements Driver {
   async #lstat(key: string): Promise<sync.BigIntStats> {
     try {
       await this.#checkParents(key, 'stat')
-      return await fs.lstat(this.localPath(key), { bigint: true })
+      return await this.#lookAt(this.localPath(key))
     } catch (error) {
       throw this.#explain(error, 'stat', key)
     }
+  }
+
+  /** Opens the file itself, or what a link of ours leads to. */
+  async #openFile(file: string, looks = 3): Promise<fs.FileHandle> {
+    try {
+      return await fs.open(file, readFlags)
+    } catch (error) {
+      if (errnoOf(error) !== 'ELOOP' || !this.#links.areAllowed || looks === 0) throw error
+      const target = this.#links.follow(file)
+      // A writer may have put a file in the place of the link meanwhile.
+      return target === undefined ? this.#openFile(file, looks - 1) : fs.open(target, readFlags)
+    }
+  }
+
+  /** The same for what is known about it. */
+  async #lookAt(file: string, looks = 3): Promise<sync.BigIntStats> {
+    const stats = await fs.lstat(file, { bigint: true })
+    if (!stats.isSymbolicLink() || !this.#links.areAllowed || looks === 0) return stats
+    const target = this.#links.follow(file)
+    return target === undefined ? this.#lookAt(file, looks - 1) : fs.lstat(target, { bigint: true })
   }
 
   /** Refuses keys whose directories pass through a symbolic link. */
@@ -275,7 +316,7 @@ class FileDriver implements Driver {
       if (isDirectory && options.recursive !== false) yield* this.#walk(key, options)
       else if (isDirectory && isPast) yield { kind: 'directory', key }
       else if (!isDirectory && isPast) {
-        const stats = await fs.lstat(this.localPath(key), { bigint: true }).catch(() => undefined)
+        const stats = await this.#lookAt(this.localPath(key)).catch(() => undefined)
         if (stats?.isFile()) yield { kind: 'file', ...infoOf(key, stats) }
       }
     }
@@ -292,7 +333,8 @@ class FileDriver implements Driver {
         throw explained
       })
     return found
-      .filter((entry) => (entry.isFile() || entry.isDirectory()) && prefix + entry.name !== temporaryDirectory)
+      .filter((entry) => entry.isFile() || entry.isDirectory() || (entry.isSymbolicLink() && this.#links.areAllowed))
+      .filter((entry) => prefix + entry.name !== temporaryDirectory)
       .map((entry) => ({ key: prefix + entry.name, isDirectory: entry.isDirectory() }))
       .sort((a, b) => compareKeys(sortName(a), sortName(b)))
   }
@@ -372,8 +414,19 @@ function openTemporarySync(temporary: string): number {
 function makeRoomFor(temporary: string, error: unknown) {
   const errno = errnoOf(error)
   if (errno === 'EEXIST') sync.unlinkSync(temporary)
-  else if (errno === 'ENOENT') sync.mkdirSync(path.dirname(temporary), { recursive: true })
+  else if (errno === 'ENOENT') makeDirectoryOf(temporary)
   else throw error
+}
+
+function makeDirectoryOf(temporary: string) {
+  sync.mkdirSync(path.dirname(temporary), { recursive: true })
+}
+
+function directoriesOf(text: string): string[] {
+  return text
+    .split(':')
+    .filter((part) => part !== '')
+    .map((part) => decodeURIComponent(part))
 }
 
 async function dataSync(descriptor: number): Promise<void> {

@@ -56,4 +56,5 @@ export const migrations: readonly string[] = [
 
   CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
   `,
+  'ALTER TABLE ledger ADD COLUMN link TEXT',
 ]

@@ -6,7 +6,10 @@ import * as path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import type { Processor } from '../processor.ts'
 
-/** `logo.png` becomes `logo_1700000000.png`: the seconds of the original's modification time. */
+/**
+ * `logo.png` becomes `logo_1700000000.png`: the seconds of the original's modification time. Two contents can have the same
+ * time, as builds that set it show, so this does not count as versioned.
+ */
 export const mtime: Processor = {
   name: 'unique-filename.mtime',
   version: '1',
@@ -23,7 +26,7 @@ export const md5: Processor = {
   process: async (input) => {
     const hash = createHash('md5')
     await pipeline(createReadStream(input.sourceFile, { highWaterMark: 256 * 1024 }), hash, { signal: input.signal })
-    return { name: insert(input.name, hash.digest('hex')) }
+    return { name: insert(input.name, hash.digest('hex')), versioned: true }
   },
 }
 
