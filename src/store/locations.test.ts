@@ -1,6 +1,7 @@
 /** What a store of several locations promises beyond the suite of drivers. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { toBody } from '../core/bytes.ts'
 import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import { memoryDriver } from '../drivers/memory.ts'
@@ -117,6 +118,50 @@ test('a change that some locations took is told, and one key is made level again
   assert.deepEqual(await repairKey(store.driver, 'a'), [])
   assert.deepEqual(await repairKey(store.driver, 'absent'), [])
 })
+
+test('a change that one location had made when the others were cancelled is told', async () => {
+  const partials: Partial[] = []
+  const [near, far] = [memoryDriver(), memoryDriver()]
+  const error = () => new StowageError('ABORTED', 'The call was cancelled.')
+  const slow = faulty(far, { strike: () => 'after', error })
+  const driver = locations([near, slow], { onPartial: (partial) => void partials.push(partial) })
+  await near.write('b', toBody('old'))
+  await assert.rejects(driver.write('a', toBody('x')), { code: 'ABORTED' })
+  await assert.rejects(driver.delete('b'), { code: 'ABORTED' })
+  assert.deepEqual(
+    partials.map(({ operation, key, outcomes }) => [operation, key, outcomes.map((each) => each.error === undefined)]),
+    [
+      ['write', 'a', [true, false]],
+      ['delete', 'b', [true, false]],
+    ],
+  )
+})
+
+for (const why of ['the call is cancelled', 'no location is left that would take it'])
+  test(`a write ends although its body is silent, when ${why}`, async () => {
+    const controller = new AbortController()
+    const isDown = why.startsWith('no')
+    const inner = [memoryDriver(), memoryDriver()]
+    /** Waits for more of the body when its connection breaks off. */
+    const breakOff = async (_: string, body: AsyncIterable<Uint8Array>) => {
+      const pieces = body[Symbol.asyncIterator]()
+      await pieces.next()
+      void pieces.next()
+      throw down
+    }
+    const places = inner.map((driver) => ({
+      ...faulty(driver, { strike: () => undefined }),
+      ...(isDown && { write: breakOff }),
+    }))
+    const body = async function* () {
+      yield Buffer.from('half')
+      if (!isDown) controller.abort()
+      await new Promise(() => {})
+    }
+    const writing = locations(places).write('a', body(), { signal: controller.signal })
+    await assert.rejects(writing, { code: isDown ? 'UNREACHABLE' : 'ABORTED' })
+    for (const place of inner) await assert.rejects(place.stat('a'), { code: 'NOT_FOUND' })
+  })
 
 test('a repair copies what is missing with all that is known of it, and a dry run only tells', async () => {
   const { store, near, far } = twoPlaces()

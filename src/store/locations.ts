@@ -2,6 +2,8 @@
 import { codeOf, isNotFound, StowageError } from '../core/errors.ts'
 import { silentLog, type Log } from '../core/log.ts'
 import { toBody } from '../core/bytes.ts'
+import { onAbort } from '../core/abort.ts'
+import { Pull } from '../core/pull.ts'
 import type { CallOptions, Driver, FileInfo, Supports, WriteOptions } from './driver.ts'
 import { commonSupports, merged } from './driving.ts'
 
@@ -226,9 +228,9 @@ function settle<T>(places: readonly Driver[], what: string, results: readonly Pr
   const failures = results.filter((result) => result.status === 'rejected')
   const [first] = results
   if (failures.length === 0 && first?.status === 'fulfilled') return first.value
-  // One place, or the caller's own doing: there is nothing partial about it.
+  // One place, or the caller's own doing everywhere: there is nothing partial about it.
   const own = failures.find(({ reason }) => !(reason instanceof StowageError) || codeOf(reason) === 'ABORTED')
-  if (own || results.length === 1) throw (own ?? failures[0])?.reason
+  if ((own && failures.length === results.length) || results.length === 1) throw (own ?? failures[0])?.reason
   const outcomes = results.map((result, index) => ({
     location: places[index]?.location ?? '',
     ...(result.status === 'rejected' ? { error: result.reason as unknown } : {}),
@@ -236,7 +238,10 @@ function settle<T>(places: readonly Driver[], what: string, results: readonly Pr
   throw new PartialFailure(what, outcomes)
 }
 
-/** Feeds one body to several writers, at the pace of the slowest. A writer that fails is left out; the others go on. */
+/**
+ * Feeds one body to several writers, at the pace of the slowest. A writer that fails is left out; the others go on. A body
+ * that is silent is left when the call is cancelled, or no writer is there any more.
+ */
 async function writeAll(
   places: readonly Driver[],
   key: string,
@@ -256,14 +261,20 @@ async function writeAll(
     }
   })
   const settled = Promise.allSettled(writes)
+  const pull = new Pull(body)
+  const give = async (piece: Handed) => Promise.all(branches.map(async (branch) => branch.give(piece)))
+  const stopListening = onAbort(call?.signal, () =>
+    pull.leave(new StowageError('ABORTED', 'The call was cancelled.', { cause: call?.signal?.reason })),
+  )
+  void settled.then(() => pull.leave(undefined))
   try {
-    for await (const chunk of body) {
-      await Promise.all(branches.map(async (branch) => branch.give({ chunk })))
-      if (branches.every((branch) => branch.hasLeft)) break
-    }
-    await Promise.all(branches.map(async (branch) => branch.give({ end: true })))
+    for (let chunk = await pull.next(); chunk; chunk = await pull.next()) await give({ chunk })
+    await give({ end: true })
   } catch (error) {
-    await Promise.all(branches.map(async (branch) => branch.give({ error })))
+    await give({ error })
+  } finally {
+    stopListening()
+    await pull.end()
   }
   return settle(places, what, await settled)
 }
