@@ -5,7 +5,7 @@
 set -euo pipefail
 kind=swift offset=120
 . "$(dirname "$0")/lib.sh"
-proxy=$base tls=$((base + 1)) account=$((base + 2)) container=$((base + 3)) object=$((base + 4)) memcached=$((base + 5)) keystone=$((base + 6))
+proxy=$base tls=$((base + 1)) account=$((base + 2)) container=$((base + 3)) object=$((base + 4)) memcached=$((base + 5)) keystone=$((base + 6)) keyed=$((base + 7))
 conf=$home/conf
 
 # storage KIND PORT WORKERS [LINE…]: an account, container or object server's configuration.
@@ -15,9 +15,9 @@ storage() {
     '[pipeline:main]' "pipeline = $1-server" "[app:$1-server]" "use = egg:swift#$1" "${@:4}" >"$conf/$1.conf"
 }
 
-# gateway FILE PORT WORKERS [LINE…]: a proxy server's configuration.
+# gateway NAME PORT WORKERS AUTH [LINE…]: a proxy server's configuration.
 gateway() {
-  cat >"$conf/$1" <<CONF
+  cat >"$conf/$1.conf" <<CONF
 [DEFAULT]
 bind_ip = $host
 bind_port = $2
@@ -25,9 +25,9 @@ workers = $3
 user = $(id -un)
 swift_dir = $conf
 log_level = WARNING
-$(printf '%s\n' "${@:4}")
+$(printf '%s\n' "${@:5}")
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck cache listing_formats tempurl authtoken keystoneauth tempauth bulk copy slo dlo account-quotas proxy-server
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats tempurl $4 bulk copy slo dlo container-quotas proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -57,9 +57,12 @@ delay_auth_decision = true
 use = egg:swift#keystoneauth
 operator_roles = admin
 reseller_prefix = KEY
-[filter:account-quotas]
-use = egg:swift#account_quotas
-$(for each in catch_errors gatekeeper healthcheck listing_formats tempurl bulk copy slo dlo; do
+[filter:container-quotas]
+use = egg:swift#container_quotas
+[filter:slo]
+use = egg:swift#slo
+rate_limit_under_size = 1
+$(for each in catch_errors gatekeeper healthcheck listing_formats tempurl bulk copy dlo; do
   printf '[filter:%s]\nuse = egg:swift#%s\n' $each $each; done)
 CONF
 }
@@ -92,9 +95,9 @@ catalogue() {
   pick() { grep -o "\"$1\": *\"[^\"]*\"" | head -n 1 | sed 's/.*"\([^"]*\)"$/\1/'; }
   service=$(post services '{"service":{"type":"object-store","name":"swift"}}' | pick id)
   endpoint() { post endpoints "{\"endpoint\":{\"service_id\":\"$service\",\"interface\":\"$1\",\"region_id\":\"$2\",\"url\":\"$3/v1/KEY_\$(project_id)s\"}}" >/dev/null; }
-  endpoint public one "http://$host:$proxy"
+  endpoint public one "http://$host:$keyed"
   endpoint public two "http://$host:9"
-  endpoint internal one "http://localhost:$proxy"
+  endpoint internal one "http://localhost:$keyed"
   user=$(curl -sf "$url/auth/tokens" -H "x-auth-token: $token" -H "x-subject-token: $token" | grep -o '"user": *{[^}]*}[^}]*}' | grep -o '"id": *"[0-9a-f]\{32\}"' | pick id)
   post "users/$user/application_credentials" '{"application_credential":{"name":"stowage","secret":"applied"}}' | pick id >"$home/application"
 }
@@ -103,7 +106,8 @@ up() {
   mkdir -p "$conf" "$home/disks/one"
   certificate
   printf '%s\n' '[swift-hash]' 'swift_hash_path_suffix = s' 'swift_hash_path_prefix = p' '[storage-policy:0]' \
-    'name = Policy-0' 'default = yes' >"$conf/swift.conf"
+    'name = Policy-0' 'default = yes' \
+    '[swift-constraints]' 'container_listing_limit = 500' >"$conf/swift.conf"
   local ring
   for ring in account:$account container:$container object:$object; do
     [ -s "$conf/${ring%:*}.ring.gz" ] || (cd "$conf" && swift-ring-builder "${ring%:*}.builder" create 4 1 0 &&
@@ -113,18 +117,22 @@ up() {
   storage account $account 0
   storage container $container 2
   storage object $object 2 'container_update_timeout = 30' # else listings lag behind writes under load
-  gateway proxy.conf $proxy 2
-  gateway tls.conf $tls 0 "cert_file = $home/cert.pem" "key_file = $home/key.pem"
-  identity
+  gateway proxy $proxy 2 tempauth
+  gateway keyed $keyed 0 'authtoken keystoneauth'
+  gateway tls $tls 0 tempauth "cert_file = $home/cert.pem" "key_file = $home/key.pem"
+  identity &
+  local making=$!
   begin memcached $memcached memcached -l $host -p $memcached -U 0 -m 64 -u "$(id -un)"
-  begin keystone $keystone keystone-wsgi-public -b $host -p $keystone -- --config-file "$conf/keystone.conf"
-  catalogue
   begin account $account swift-account-server "$conf/account.conf" -v
   begin container $container swift-container-server "$conf/container.conf" -v
   begin object $object swift-object-server "$conf/object.conf" -v
   begin proxy $proxy swift-proxy-server "$conf/proxy.conf" -v
+  begin keyed $keyed swift-proxy-server "$conf/keyed.conf" -v
   begin tls $tls swift-proxy-server "$conf/tls.conf" -v
-  echo "{\"host\":\"$host\",\"port\":$proxy,\"tlsPort\":$tls,\"keystonePort\":$keystone,\"ca\":\"$home/cert.pem\",\"application\":\"$(cat "$home/application")\"}"
+  wait $making
+  begin keystone $keystone keystone-wsgi-public -b $host -p $keystone -- --config-file "$conf/keystone.conf"
+  catalogue
+  echo "{\"host\":\"$host\",\"port\":$proxy,\"tlsPort\":$tls,\"keystonePort\":$keystone,\"memcachedPort\":$memcached,\"ca\":\"$home/cert.pem\",\"application\":\"$(cat "$home/application")\"}"
 }
 
 main "$@"

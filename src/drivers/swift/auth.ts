@@ -12,6 +12,8 @@ export interface AuthServer {
   ca?: string
   /** So long without a byte in either direction ends a request, in milliseconds. Default 60,000. */
   timeoutMs?: number
+  /** In milliseconds. Default 10,000. */
+  connectTimeoutMs?: number
 }
 
 /** What proves who we are, and which account is meant. */
@@ -171,8 +173,12 @@ export class Auth {
   /** What the server said about it is not repeated: that may hold what we have sent. */
   #refusal(status: number, path: string): StowageError {
     const what = `The login at ${this.#name}${path} was answered with ${status}.`
-    if (status === 401 || status === 403)
-      return new StowageError('DENIED', what, { hint: 'Check user, key, project and domains.' })
+    // An application credential that it does not know is absent to Keystone, and not refused.
+    const isUnknown = status === 404 && this.#login.version === 3 && 'applicationCredentialId' in this.#login.proof
+    if (status === 401 || status === 403 || isUnknown)
+      return new StowageError('DENIED', what, {
+        hint: isUnknown ? 'Check the application credential, and auth_path.' : 'Check user, key, project and domains.',
+      })
     if (status === 429 || status === 498) return new StowageError('THROTTLED', what)
     if (status >= 500 || status === 408) return new StowageError('UNREACHABLE', what)
     return new StowageError('INVALID_CONFIG', what, { hint: 'Check the address, auth_version and auth_path.' })

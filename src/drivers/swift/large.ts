@@ -31,8 +31,13 @@ export interface Place {
   segmentsContainer: string
   /** How many segments a manifest may name. */
   manifestSegments: number
-  /** Segments on their way, of all uploads. */
-  traffic: { sending: number }
+  /** What is known or going on, of all uploads. */
+  state: {
+    /** Segments on their way. */
+    sending: number
+    /** Does the service know large objects? Absent before somebody had to find out. */
+    knowsLarge?: Promise<boolean> | undefined
+  }
 }
 
 /** A line of a manifest, as it is sent. */
@@ -55,7 +60,7 @@ interface StoredLine {
 export interface Former {
   /** Segments that belong to it alone; manifests below the first come after what they name. */
   paths: string[]
-  /** Its segments, unless it is made of something else than whole ones. Empty when it is no static large object. */
+  /** Its segments, if it is a static large object and made of nothing but whole ones. */
   lines: Line[] | undefined
 }
 
@@ -63,12 +68,43 @@ export interface Former {
 export async function formerOf(place: Place, path: string, signal: AbortSignal | undefined): Promise<Former> {
   const response = await place.service.request({ method: 'HEAD', path, signal }).catch(unlessAbsent)
   await response?.bytes()
-  return response && isLarge(response) ? readManifest(place, path, signal) : { paths: [], lines: [] }
+  return response && isLarge(response) ? readManifest(place, path, signal) : { paths: [], lines: undefined }
 }
 
 /** Is the answer about a static large object? */
 export function isLarge({ headers }: HttpResponse): boolean {
   return headers['x-static-large-object']?.toLowerCase() === 'true'
+}
+
+/**
+ * Finds out once whether the service knows static large objects. Who does not takes the manifest for the file, but for its
+ * etag; and Ceph's lists such a file with the size of its manifest, which it never gives out again.
+ */
+export async function knowsLarge(place: Place): Promise<boolean> {
+  place.state.knowsLarge ??= tryLarge(place).catch((error: unknown) => {
+    place.state.knowsLarge = undefined
+    throw error
+  })
+  return place.state.knowsLarge
+}
+
+async function tryLarge(place: Place): Promise<boolean> {
+  const start = `/${place.segmentsContainer}/${hidden}${randomUUID()}`
+  const [path, manifest, bytes] = [`${start}/segment`, `${start}/manifest`, Buffer.from('x')]
+  const line = { path, etag: hash('md5', bytes), size_bytes: bytes.byteLength }
+  const make = async () => {
+    await put(place.service, path, { bytes, md5: line.etag }, {}, undefined)
+    await putManifest(place, { path: manifest, headers: {} }, [line], undefined)
+    return (await readManifest(place, manifest, undefined)).paths.length > 0
+  }
+  try {
+    return await retry(make, { attempts: 2 })
+  } catch (error) {
+    if (codeOf(error) === 'CORRUPT') return false
+    throw error
+  } finally {
+    await discard(place, [manifest, path])
+  }
 }
 
 /** Deletes segments that nothing refers to any more. That they may stay is not worth failing what brought us here. */
@@ -147,7 +183,12 @@ export async function put(
     signal,
   })
   await response.bytes()
-  const etag = response.headers['etag']?.replaceAll('"', '')
+  checkStored(path, response, md5)
+}
+
+/** Throws CORRUPT when the service says that it has stored something else. */
+export function checkStored(path: string, { headers }: HttpResponse, md5: string): void {
+  const etag = headers['etag']?.replaceAll('"', '')
   if (etag !== undefined && etag !== md5)
     throw new StowageError('CORRUPT', `${path} was stored as something else than what was sent.`, { retryable: true })
 }
@@ -238,7 +279,7 @@ async function putManifest(
 
 /** Sends segments, some at once; after the first failure, the others are only told to stop. */
 async function sendEach(
-  { traffic }: Place,
+  { state }: Place,
   segments: AsyncIterable<Segment>,
   stop: AbortController,
   send: (segment: Segment) => Promise<void>,
@@ -251,17 +292,17 @@ async function sendEach(
   }
   try {
     for await (const segment of segments) {
-      traffic.sending++
+      state.sending++
       const sent: Promise<void> = send(segment)
         .catch(fail)
         .finally(() => {
-          traffic.sending--
+          state.sending--
           sending.delete(sent)
         })
       sending.add(sent)
       const room = Math.max(1, Math.min(segmentsAtOnce, Math.floor(bytesAtOnce / segment.bytes.byteLength)))
       // No further segment is read before there is a place for it.
-      while (failures.length === 0 && sending.size > 0 && (sending.size >= room || traffic.sending >= segmentsOfAll))
+      while (failures.length === 0 && sending.size > 0 && (sending.size >= room || state.sending >= segmentsOfAll))
         await Promise.race(sending)
       if (failures.length > 0) break
     }
@@ -279,7 +320,7 @@ async function readManifest(place: Place, path: string, signal: AbortSignal | un
   // Somebody replaced it in the meantime.
   if (!response || !isLarge(response)) {
     response?.stream().destroy()
-    return { paths: [], lines: [] }
+    return { paths: [], lines: undefined }
   }
   const stored = JSON.parse((await response.bytes()).toString()) as StoredLine[]
   const former: Former = { paths: [], lines: [] }

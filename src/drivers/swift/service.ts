@@ -16,7 +16,10 @@ export interface ServiceRequest {
   path: string
   query?: Record<string, string>
   headers?: Record<string, string>
-  body?: Uint8Array
+  /** A stream is sent once: nobody has it again when the token is refused. */
+  body?: Uint8Array | AsyncIterable<Uint8Array>
+  /** How many bytes the stream has, when that is known. */
+  size?: number | undefined
   signal?: AbortSignal | undefined
   /** Statuses besides 2xx that are answers, not failures. */
   accept?: readonly number[]
@@ -44,7 +47,7 @@ export class Service {
   async request(request: ServiceRequest): Promise<HttpResponse> {
     let session = await this.#auth.session(request.signal)
     let response = await this.#send(session, request)
-    if (response.status === 401) {
+    if (response.status === 401 && !(request.body && Symbol.asyncIterator in request.body)) {
       await response.bytes()
       session = await this.#auth.after(session, request.signal)
       response = await this.#send(session, request)
@@ -52,6 +55,14 @@ export class Service {
     const { status } = response
     if (status >= 200 && status < 300) this.#seen.set(containerOf(request.path), performance.now())
     else if (!request.accept?.includes(status)) throw await this.#explain(request, response)
+    return response
+  }
+
+  /** Looks at a container or the account. HEAD Swift answers with the end of a body, which might be taken for the next answer. */
+  async look(path: string, signal?: AbortSignal): Promise<HttpResponse> {
+    const query = { limit: '0' }
+    const response = await this.request({ method: 'GET', path, query, signal, accept: [401, 403, 404] })
+    await response.bytes()
     return response
   }
 
@@ -66,7 +77,8 @@ export class Service {
    */
   async tempUrlDigest(): Promise<'sha256' | 'sha1'> {
     const url = await this.account()
-    const response = await this.#clientOf(url).request({ method: 'GET', path: '/info', headers: { host: url.host } })
+    const path = `${url.pathname.replace(/\/v1(\/.*)?$/, '')}/info`
+    const response = await this.#clientOf(url).request({ method: 'GET', path, headers: { host: url.host } })
     const text = (await response.bytes(1 << 20)).toString()
     if (response.status !== 200) return 'sha256'
     try {
@@ -83,7 +95,7 @@ export class Service {
   }
 
   async #send({ storageUrl, token }: Session, request: ServiceRequest): Promise<HttpResponse> {
-    const { method, path, query, headers, body, signal } = request
+    const { method, path, query, headers, body, size, signal } = request
     const base = storageUrl.pathname.replace(/\/+$/, '')
     const search = query ? `?${queryOf(query)}` : ''
     return this.#clientOf(storageUrl).request({
@@ -91,6 +103,7 @@ export class Service {
       path: `${base}${encodePath(path)}${search}`,
       headers: { ...headers, host: storageUrl.host, 'x-auth-token': token },
       ...(body ? { body } : {}),
+      ...(size === undefined ? {} : { size }),
       ...(signal ? { signal } : {}),
     })
   }
@@ -100,13 +113,14 @@ export class Service {
     if (known) return known
     if (this.#isClosed) throw new StowageError('CLOSED', `The connection to ${hostname} was closed.`)
     const tls = protocol === 'https:'
-    const { ca, timeoutMs } = this.#options
+    const { ca, timeoutMs, connectTimeoutMs } = this.#options
     const client = new HttpClient({
       host: hostname,
       port: Number(port) || (tls ? 443 : 80),
       tls,
       ...(ca === undefined ? {} : { ca }),
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
+      ...(connectTimeoutMs === undefined ? {} : { connectTimeoutMs }),
     })
     this.#clients.set(origin, client)
     return client
@@ -142,13 +156,7 @@ export class Service {
     const isNew = method === 'PUT' && headers?.['x-copy-from'] === undefined
     if (path === `/${container}` || isNew) return true
     if (performance.now() - (this.#seen.get(container) ?? Number.NEGATIVE_INFINITY) < seenMs) return false
-    const response = await this.request({
-      method: 'HEAD',
-      path: `/${container}`,
-      signal,
-      accept: [401, 403, 404],
-    })
-    await response.bytes()
+    const response = await this.look(`/${container}`, signal)
     return response.status === 404
   }
 }

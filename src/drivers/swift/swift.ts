@@ -1,8 +1,8 @@
 /** OpenStack Swift and what speaks like it (docs.openstack.org/api-ref/object-store). Never lists or creates containers. */
-import { createHmac, hash } from 'node:crypto'
+import { createHash, createHmac, hash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { Readable } from 'node:stream'
-import { StowageError } from '../../core/errors.ts'
+import { codeOf, StowageError } from '../../core/errors.ts'
 import { retry } from '../../core/retry.ts'
 import type { StorageUrl } from '../../core/storage-url.ts'
 import type {
@@ -18,7 +18,19 @@ import type {
 import { checkSize, throwIfAborted } from '../../store/driving.ts'
 import { prefixed } from '../../store/wrappers/prefix.ts'
 import type { HttpResponse } from '../http-client.ts'
-import { copyLarge, copyObject, discard, formerOf, hidden, isLarge, put, sendLarge, type Place } from './large.ts'
+import {
+  checkStored,
+  copyLarge,
+  copyObject,
+  discard,
+  formerOf,
+  hidden,
+  isLarge,
+  knowsLarge,
+  put,
+  sendLarge,
+  type Place,
+} from './large.ts'
 import { listed } from './listing.ts'
 import { invalid, loginOf } from './login.ts'
 import { each, remove, removeAll } from './removal.ts'
@@ -30,7 +42,9 @@ const defaultSegmentSize = 16 << 20
 const maxSegmentSize = 5 * 2 ** 30
 /** What a cluster takes unless it was told otherwise. */
 const defaultManifestSegments = 1000
-const looksAtOnce = 16
+const looksAtOnce = 32
+/** Bodies up to this size are sent before it is known what is there already. */
+const hastyBytes = 64 << 10
 /** A body that has been read and is in memory is sent again; nobody else could. */
 const attempts = 4
 
@@ -124,7 +138,7 @@ class SwiftDriver implements Driver {
     const { host, port, tls, container, segmentsContainer, manifestSegments = defaultManifestSegments } = options
     this.#options = options
     this.#service = new Service(options)
-    this.#place = { service: this.#service, container, segmentsContainer, manifestSegments, traffic: { sending: 0 } }
+    this.#place = { service: this.#service, container, segmentsContainer, manifestSegments, state: { sending: 0 } }
     const isUsual = port === (tls ? 443 : 80)
     this.location = `swift://${host}${isUsual ? '' : `:${port}`}/${container}`
   }
@@ -165,9 +179,10 @@ class SwiftDriver implements Driver {
         const patience = { attempts, ...(options.signal ? { signal: options.signal } : {}) }
         return await retry(async () => this.#writeSmall(key, value, options), patience)
       }
+      const all = chained(first.value, segments)
+      if (!(await knowsLarge(this.#place))) return await this.#writeWhole(key, all, options, signal)
       const target = { path: this.#path(key), headers: headersOf(options) }
-      const flow = { stop, signal }
-      const { size, etag } = await sendLarge(this.#place, target, chained(first.value, segments), flow, (total) =>
+      const { size, etag } = await sendLarge(this.#place, target, all, { stop, signal }, (total) =>
         checkSize(key, total, options.size),
       )
       return writtenInfo(key, size, etag, options)
@@ -223,10 +238,11 @@ class SwiftDriver implements Driver {
     const response = await this.#service.request({ method: 'HEAD', path: source, signal })
     await response.bytes()
     if (from === to) return infoOf(to, response)
-    const { lines } = isLarge(response) ? await formerOf(this.#place, source, signal) : { lines: [] }
-    if (lines && lines.length > 0)
+    if (isLarge(response) || isDynamic(response)) {
+      const { lines } = await formerOf(this.#place, source, signal)
+      if (!lines) return this.#copyThroughUs(from, to, options)
       await copyLarge(this.#place, { path: target, headers: keptHeaders(response.headers) }, lines, signal)
-    else {
+    } else {
       const replaced = await formerOf(this.#place, target, signal)
       await copyObject(this.#service, source, target, signal)
       await discard(this.#place, replaced.paths)
@@ -278,10 +294,67 @@ class SwiftDriver implements Driver {
     checkSize(key, bytes.byteLength, options.size)
     const headers = headersOf(options)
     const path = this.#path(key)
-    const replaced = await formerOf(this.#place, path, options.signal)
-    await put(this.#service, path, segment, headers, options.signal)
-    await discard(this.#place, replaced.paths)
+    if (bytes.byteLength > hastyBytes || !(await this.#putFirst(path, segment, headers, options))) {
+      const replaced = await formerOf(this.#place, path, options.signal)
+      await put(this.#service, path, segment, headers, options.signal)
+      await discard(this.#place, replaced.paths)
+    }
     return writtenInfo(key, bytes.byteLength, md5, options)
+  }
+
+  /** Where nothing is yet, nothing has segments: then one request does. Resolves to false where something is. */
+  async #putFirst(
+    path: string,
+    segment: Pick<Segment, 'bytes' | 'md5'>,
+    headers: Record<string, string>,
+    { signal }: CallOptions,
+  ): Promise<boolean> {
+    try {
+      await put(this.#service, path, segment, { ...headers, 'if-none-match': '*' }, signal)
+      return true
+    } catch (error) {
+      if (codeOf(error) === 'CONFLICT') return false
+      throw error
+    }
+  }
+
+  /** As one object, at the pace of the service; what it has stored is compared when it is there. */
+  async #writeWhole(key: string, segments: AsyncIterable<Segment>, options: WriteOptions, signal: AbortSignal) {
+    const digest = createHash('md5')
+    let size = 0
+    const body = async function* () {
+      for await (const { bytes } of segments) {
+        digest.update(bytes)
+        size += bytes.byteLength
+        yield bytes
+      }
+    }
+    const path = this.#path(key)
+    const headers = headersOf(options)
+    const replaced = await formerOf(this.#place, path, signal)
+    const request = { method: 'PUT', path, headers, body: body(), size: options.size, signal }
+    const response = await this.#service.request(request)
+    await response.bytes()
+    const md5 = digest.digest('hex')
+    checkStored(path, response, md5)
+    await discard(this.#place, replaced.paths)
+    return writtenInfo(key, size, md5, options)
+  }
+
+  /** For objects of other clients, made of parts that may be anything. */
+  async #copyThroughUs(from: string, to: string, options: CallOptions): Promise<FileInfo> {
+    const { info, body } = await this.read(from, options)
+    const { size, contentType, metadata } = info
+    try {
+      return await this.write(to, body, {
+        ...options,
+        size,
+        ...(contentType ? { contentType } : {}),
+        ...(metadata ? { metadata } : {}),
+      })
+    } finally {
+      body.destroy()
+    }
   }
 
   async #storedTempUrlKey(): Promise<string> {
@@ -290,9 +363,8 @@ class SwiftDriver implements Driver {
       [`/${this.#options.container}`, 'x-container-meta-temp-url-key'],
     ] as const
     for (const [path, name] of places) {
-      const response = await this.#service.request({ method: 'HEAD', path, accept: [401, 403] })
-      await response.bytes()
-      const key = response.headers[name]
+      const { headers } = await this.#service.look(path)
+      const key = headers[name]
       if (key) return key
     }
     throw new StowageError('UNSUPPORTED', `${this.location} has no key to sign URLs with.`, {
@@ -331,6 +403,9 @@ function unfit(what: string): StowageError {
   })
 }
 
+/** Ceph keeps the second one among what users give. */
+const unseen: ReadonlySet<string> = new Set(['x-object-meta-mtime', 'x-object-meta-static-large-object'])
+
 /** What a copy has to be told, because it is a new object. */
 function keptHeaders(headers: Record<string, string>): Record<string, string> {
   const names = [
@@ -346,18 +421,23 @@ function keptHeaders(headers: Record<string, string>): Record<string, string> {
   return Object.fromEntries(kept)
 }
 
+/** Is it what all objects are that begin so? */
+function isDynamic({ headers }: HttpResponse): boolean {
+  return headers['x-object-manifest'] !== undefined
+}
+
 function infoOf(key: string, response: HttpResponse): FileInfo {
   const { headers } = response
   const total = /\/(\d+)$/.exec(headers['content-range'] ?? '')?.[1]
   const metadata: Record<string, string> = {}
   for (const name in headers)
-    if (name.startsWith('x-object-meta-') && name !== 'x-object-meta-mtime')
+    if (name.startsWith('x-object-meta-') && !unseen.has(name))
       // Other clients write UTF-8 into headers, which came to us byte by byte.
       metadata[name.slice(14)] = Buffer.from(headers[name] ?? '', 'latin1').toString()
   const seconds = Number(headers['x-object-meta-mtime']) || Number(headers['x-timestamp'])
   const modified = seconds > 0 ? new Date(seconds * 1000) : new Date(headers['last-modified'] ?? Number.NaN)
   const { etag } = etagOf(headers['etag'])
-  const isWhole = !isLarge(response) && headers['x-object-manifest'] === undefined
+  const isWhole = !isLarge(response) && !isDynamic(response)
   return {
     key,
     size: Number(total ?? headers['content-length'] ?? 0),
