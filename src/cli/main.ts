@@ -106,6 +106,22 @@ const verbs: Description[] = [
     load: async () => import('./repair.ts'),
   },
   {
+    name: 'cloudfront',
+    summary: 'make a CloudFront distribution of a bucket, or make one forget files',
+    values: ['<create|invalidate>', '[distribution]', '[keys...]'],
+    options: [
+      ['--bucket <name>', 'create: the bucket, as NAME.s3.amazonaws.com'],
+      ['--comment <text>', 'create: what it is for'],
+      ['--origin-access-control <id>', 'create: how a bucket that is not public knows CloudFront'],
+      ['--wait', 'create: until it is deployed, which takes minutes'],
+    ],
+    examples: [
+      'stowage cloudfront create --bucket acme.s3.amazonaws.com --wait',
+      "stowage cloudfront invalidate E1A2B3C4D5E6F7 css/main.css 'img/*'",
+    ],
+    load: async () => import('./cloudfront.ts'),
+  },
+  {
     name: 'ls',
     summary: 'list what is below a directory of a store',
     values: ['<where>'],

@@ -11,6 +11,7 @@ import { sweepWorkbenches } from '../store/workbench.ts'
 import { fingerprintOf } from './chain.ts'
 import { workOnDelivery, workOnFile, type FileJobContext, type FileOutcome } from './file-job.ts'
 import { Intake, type Source } from './intake.ts'
+import { sendInvalidations, type Invalidate } from './invalidation.ts'
 import { KeyLock } from './key-lock.ts'
 import { Lane } from './lane.ts'
 import { deleteKey, deleteSource } from './removal.ts'
@@ -27,6 +28,8 @@ export interface ConveyorOptions {
   log: Log
   /** Where workbenches are made. */
   workDirectory: string
+  /** Tells a network of caches what to forget. Without it nothing is noted. */
+  invalidate?: Invalidate
 }
 
 /** What has been done since the conveyor was made. */
@@ -60,7 +63,7 @@ export interface StoreHealth {
 const filesAtOnce = 320
 /** After so many failures in a row a store counts as down, and nobody waits for it to finish a sync. */
 const downAfter = 5
-const fileQueues = ['file', 'delivery', 'delete-key'] as const
+const fileQueues = ['file', 'delivery', 'delete-key', 'invalidate'] as const
 
 /** A conveyor over an open database. */
 export class Conveyor {
@@ -87,6 +90,7 @@ export class Conveyor {
       locks: new KeyLock(),
       clock,
       workDirectory,
+      isInvalidating: options.invalidate !== undefined,
       store: (name) => this.#store(name),
       lane: (name) => this.#lane(name),
     }
@@ -137,6 +141,12 @@ export class Conveyor {
           if (await deleteKey(job, this.#context, signal)) this.counters.deleted++
         },
         pausedGroups,
+        ...own,
+      }),
+      new Worker(this.queue, {
+        queue: 'invalidate',
+        concurrency: 4,
+        handle: async (job, signal) => sendInvalidations(job, { ...this.#options, queue: this.queue }, signal),
         ...own,
       }),
       new Worker(this.queue, {

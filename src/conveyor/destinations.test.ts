@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import * as path from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { systemClock } from '../core/clock.ts'
+import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import { fileDriver } from '../drivers/file.ts'
 import { memoryDriver } from '../drivers/memory.ts'
@@ -13,6 +14,7 @@ import { openDatabase, type Database } from '../state/database.ts'
 import type { Driver, WriteOptions } from '../store/driver.ts'
 import { Store } from '../store/store.ts'
 import { Conveyor } from './conveyor.ts'
+import type { Invalidate } from './invalidation.ts'
 import { rowsOf } from './ledger.ts'
 import type { Processor } from './processor.ts'
 import { spacesToDashes } from './processors/filename.ts'
@@ -47,7 +49,7 @@ function scene(t: TestContext) {
     },
     rows: async (file: string) =>
       withDatabase(async (database) => database.transaction(async (tx) => rowsOf(tx, 'site', file))),
-    sync: async (driver: Driver, to: Partial<Destination>, rule: Partial<Rule> = {}) =>
+    sync: async (driver: Driver, to: Partial<Destination>, rule: Partial<Rule> = {}, invalidate?: Invalidate) =>
       withDatabase(async (database) => {
         const conveyor = new Conveyor({
           sources: [source],
@@ -57,6 +59,7 @@ function scene(t: TestContext) {
           clock: systemClock,
           log,
           workDirectory: path.join(base, 'work'),
+          ...(invalidate && { invalidate }),
         })
         await conveyor.start()
         await conveyor.scan()
@@ -316,4 +319,50 @@ test('an original that changes while it is linked is taken again', async (t) => 
   await s.sync(driver, { link: 'symlink' })
   assert.equal(links, 2)
   assert.equal((await s.rows('a.txt'))[0]?.delivery?.digest, createHash('sha256').update('another').digest('hex'))
+})
+
+test('what is replaced under its name is to be forgotten by caches, all of it at once; nothing else is', async (t) => {
+  const s = scene(t)
+  const calls: [string, readonly string[]][] = []
+  const invalidate: Invalidate = async (distribution, paths) => void calls.push([distribution, paths])
+  const sync = async (rule: Partial<Rule> = {}) => s.sync(driver, { path: 'x', invalidate: 'E1' }, rule, invalidate)
+  const driver = memoryDriver()
+  for (const name of ['a b', 'c', 'd']) s.write(name, '1')
+  await sync()
+  assert.deepEqual(calls, [], 'what is new is in no cache')
+  for (const name of ['a b', 'c']) s.write(name, 'two')
+  await sync()
+  assert.deepEqual(calls, [['E1', ['/x/a%20b', '/x/c']]])
+  await sync()
+  assert.equal(calls.length, 1, 'what has not changed stays')
+  await sync({ label: 'versioned', processors: [md5] })
+  for (const name of ['a b', 'c']) s.write(name, 'three!')
+  await sync({ label: 'versioned', processors: [md5] })
+  assert.equal(calls.length, 1, 'another name is another file')
+})
+
+test('what could not be forgotten is told again at the next start, with what came since', async (t) => {
+  const s = scene(t)
+  const driver = memoryDriver()
+  const to = { url: 'https://other.example.com/base', invalidate: 'E1' }
+  s.write('a', '1')
+  s.write('b', '1')
+  await s.sync(driver, to, {}, async () => undefined)
+  s.write('a', '22')
+  let tries = 0
+  const down: Invalidate = async () => {
+    tries++
+    throw new StowageError('UNREACHABLE', 'CloudFront is down.')
+  }
+  const { promise: tried, resolve } = Promise.withResolvers<void>()
+  await s.sync(driver, to, {}, async (...call) => {
+    resolve()
+    return down(...call)
+  })
+  await tried
+  assert.ok(tries > 0)
+  s.write('b', '22')
+  const calls: string[] = []
+  await s.sync(driver, to, {}, async (_, paths) => void calls.push(...paths))
+  assert.deepEqual(calls.sort(), ['/base/a', '/base/b'])
 })

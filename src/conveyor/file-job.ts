@@ -15,6 +15,7 @@ import { createWorkbench } from '../store/workbench.ts'
 import { fingerprintOf, lazyBench, runChain, type Processed } from './chain.ts'
 import { link, send, type Sent } from './delivery.ts'
 import { fileJobKey, joined, type FilePayload, type Source } from './intake.ts'
+import { noteInvalidations } from './invalidation.ts'
 import type { KeyLock } from './key-lock.ts'
 import type { Lane } from './lane.ts'
 import { intend, isCurrent, ownersOf, record, rowsOf, type Delivery, type LedgerKey, type LedgerRow } from './ledger.ts'
@@ -33,6 +34,8 @@ export interface FileJobContext {
   clock: Clock
   /** Directory for workbenches. */
   workDirectory: string
+  /** Is there somebody who tells networks of caches what to forget? */
+  isInvalidating: boolean
   store: (name: string) => Store
   lane: (name: string) => Lane
 }
@@ -255,6 +258,7 @@ async function conclude(conclusion: Conclusion, context: FileJobContext): Promis
   const own = job.queue === 'delivery' ? failed.map(({ error }) => error) : failures
   const isWhole = own.length === 0
   const superseded = await context.database.transaction(async (tx) => {
+    if (context.isInvalidating) await noteInvalidations(replacedBy(sent, rows, context), context.queue, tx)
     for (const { task, sent: what } of sent) await record(tx, task, deliveryOf(task, what, plan.original, context))
     const old = rows.filter((row) => isSuperseded(row, plan, failed))
     for (const row of old) {
@@ -283,6 +287,16 @@ async function conclude(conclusion: Conclusion, context: FileJobContext): Promis
     unchanged,
     deferred: failed.length,
     superseded,
+  }
+}
+
+/** Where caches may have what was replaced: under keys that were delivered to before, and keep their names. */
+function* replacedBy(sent: readonly { task: Task }[], rows: readonly LedgerRow[], context: FileJobContext) {
+  for (const { task } of sent) {
+    const { invalidate: distribution, url: base } = task.to
+    if (distribution === undefined || task.isVersioned || !rows.some((row) => isSameDelivery(row, task))) continue
+    const url = findUrl(context.store(task.destination), task.key, base)
+    if (url !== undefined) yield { distribution, path: new URL(url).pathname }
   }
 }
 

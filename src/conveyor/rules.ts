@@ -31,6 +31,8 @@ export interface Destination {
   cacheControl?: string | { versioned?: string; other?: string }
   /** Put a link to the original in the place of a copy, where content and name allow it. See {@link linkFor}. */
   link?: LinkKind
+  /** Id of the CloudFront distribution that is to forget what a delivery replaces under a name that is not versioned. */
+  invalidate?: string
 }
 
 /** Caches need not ask again for what never changes under its name (RFC 9111 and RFC 8246). */

@@ -81,7 +81,9 @@ function checkStore(draft: Draft, name: string, value: unknown) {
           `stores.${name}: ${codeOf(error) === 'UNKNOWN' ? 'the URL is malformed.' : (error as Error).message}`,
         )
     }
-  const hasUrl = typeof asRecord(value)['publicUrl'] === 'string'
+  const hasUrl =
+    typeof asRecord(value)['publicUrl'] === 'string' ||
+    [given].flat().some((each) => typeof each === 'string' && /[?&]cloudfront_domain=/.test(each))
   const isDirectory = typeof given === 'string' && /^file:/i.test(given)
   const isReadOnly = asRecord(value)['readOnly'] === true
   draft.stores.set(name, { isReadOnly, hasUrl, isDirectory, directories })
@@ -161,6 +163,10 @@ function checkLinked(draft: Draft, rule: Loose, rules: readonly Loose[], where: 
 function checkDestination(draft: Draft, to: Loose, place: string): string[] {
   checkName(draft, to['store'], [...draft.stores.keys()], place, 'store')
   const store = draft.stores.get(String(to['store']))
+  if (to['invalidate'] !== undefined && to['url'] === undefined && store && !store.hasUrl)
+    draft.problems.push(
+      `${place.replace(/store$/, 'invalidate')}: ${String(to['store'])} has no public address. Give it cloudfront_domain or a publicUrl.`,
+    )
   if (to['link'] !== undefined && store && !store.isDirectory)
     draft.problems.push(
       `${place.replace(/store$/, 'link')}: ${String(to['store'])} is not one directory of this machine, where links could be.`,

@@ -359,6 +359,13 @@ test('a destination says how it keeps files; links need one directory of this ma
     ])
   assert.equal(mistakes(given({ cacheControl: 'a\r\nSet-Cookie: b' })).length, 1)
   assert.deepEqual(mistakes(given({ link: 'hard' }, { deleteSourceAfter: '1d' })), [])
+  assert.deepEqual(mistakes(given({ invalidate: 'E1' })), [
+    'rules[0].destinations[0].invalidate: public has no public address. Give it cloudfront_domain or a publicUrl.',
+  ])
+  assert.deepEqual(mistakes(given({ invalidate: 'E1', url: 'https://cdn.example.com' })), [])
+  assert.deepEqual(mistakes(given({ invalidate: 'arn:aws', url: 'https://cdn.example.com' })), [
+    'rules[0].destinations[0].invalidate: is not the id of a distribution, such as E1A2B3C4D5E6F7.',
+  ])
   const two = given({ link: 'symlink' })
   two.rules.push({
     ...two.rules[0],

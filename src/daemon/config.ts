@@ -76,6 +76,11 @@ const destination = z.strictObject({
     .enum(['symlink', 'hard'], 'must be "symlink" or "hard"')
     .optional()
     .describe('Link to unprocessed originals instead of copying them.'),
+  invalidate: z
+    .string()
+    .regex(/^[A-Z0-9]+$/, 'is not the id of a distribution, such as E1A2B3C4D5E6F7')
+    .optional()
+    .describe('The CloudFront distribution that is to forget what is replaced under a name without version.'),
 })
 
 const rule = z.strictObject({

@@ -4,6 +4,7 @@ import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import { makeManifest, ManifestKeeper, type ManifestContext } from '../conveyor/asset-manifest.ts'
 import type { AssetManifest } from '../conveyor/assets.ts'
+import type { Invalidate } from '../conveyor/invalidation.ts'
 import { Conveyor, type DeliveryEvent } from '../conveyor/conveyor.ts'
 import { explain, type Explanation } from '../conveyor/explain.ts'
 import type { Source } from '../conveyor/intake.ts'
@@ -14,6 +15,7 @@ import { openDatabase, type Database } from '../state/database.ts'
 import type { Store } from '../store/store.ts'
 import type { Config } from './config.ts'
 import { serveControl } from './control.ts'
+import { Distributions } from './distributions.ts'
 import { Repairs } from './repairs.ts'
 
 /** What a daemon is started with. */
@@ -77,7 +79,10 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
   rollback.use(opened)
   const stores = new Map(opened)
   const sources = Object.entries(config.sources).map(([name, source]): Source => ({ name, ...source }))
-  const conveyor = new Conveyor({ sources, rules, stores, database, clock, log, workDirectory: config.workDirectory })
+  const { workDirectory } = config
+  const distributions = rollback.use(new Distributions(config))
+  const invalidate: Invalidate = async (...call) => distributions.invalidate(...call)
+  const conveyor = new Conveyor({ sources, rules, stores, database, clock, log, workDirectory, invalidate })
   const repairs = new Repairs(conveyor.queue, stores, { clock, log })
   const assets = config.assets && assetParts(config.assets, { stores, rules, database, clock, log })
   const daemon = new Daemon({ conveyor, repairs, sources, rules, database, clock, log, ...(assets && { assets }) })

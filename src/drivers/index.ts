@@ -7,6 +7,7 @@ import { Store, type StoreOptions } from '../store/store.ts'
 import { readOnly } from '../store/wrappers/read-only.ts'
 import { retrying } from '../store/wrappers/retry.ts'
 import { sharded } from '../store/wrappers/shard.ts'
+import { cloudFrontUrl } from './cloudfront.ts'
 
 type Open = (url: StorageUrl) => Promise<Driver>
 
@@ -75,5 +76,13 @@ export async function openStore(url: string | readonly string[], options: OpenOp
   }
   const places = options.readOnly ? drivers.map((driver) => readOnly(driver)) : drivers
   const [only] = places
-  return new Store(only && places.length === 1 ? only : locations(places, options), options)
+  const publicUrl = options.publicUrl ?? publicUrlOf([url].flat())
+  const driver = only && places.length === 1 ? only : locations(places, options)
+  return new Store(driver, { ...options, ...(publicUrl !== undefined && { publicUrl }) })
+}
+
+/** The public address that a storage URL itself names. */
+function publicUrlOf(urls: readonly string[]): string | undefined {
+  const found = urls.find((each) => /[?&]cloudfront_domain=/.test(each))
+  return found === undefined ? undefined : cloudFrontUrl(parseStorageUrl(found))
 }

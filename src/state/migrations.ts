@@ -57,4 +57,10 @@ export const migrations: readonly string[] = [
   CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
   `,
   'ALTER TABLE ledger ADD COLUMN link TEXT',
+  `CREATE TABLE invalidations (
+    distribution TEXT NOT NULL,
+    path TEXT NOT NULL,
+    times INTEGER NOT NULL,
+    PRIMARY KEY (distribution, path)
+  ) WITHOUT ROWID`,
 ]

@@ -20,6 +20,7 @@ import type {
 } from '../../store/driver.ts'
 import { checkSize, guarded, throwIfAborted } from '../../store/driving.ts'
 import { prefixed } from '../../store/wrappers/prefix.ts'
+import { cloudFrontUrl } from '../cloudfront.ts'
 import type { HttpResponse } from '../http-client.ts'
 import { credentialChain, fixedCredentials } from './credentials.ts'
 import { cut, cutFile, PartPool, type Part } from './parts.ts'
@@ -47,7 +48,7 @@ export interface S3Options extends Omit<ServiceOptions, 'credentials'> {
 /**
  * `s3://KEY:SECRET@host/prefix?s3_bucket=…`, with `aws_region` (default: AWS_REGION, us-east-1), `use_ssl` (default true),
  * `path_style` (default: for all but amazonaws.com, and for buckets with a dot), `sign_payload` (default: without TLS, except to this machine), `session_token`,
- * and `ca` (a file of certificates to trust).
+ * `ca` (a file of certificates to trust), and `cloudfront_domain` (what shows the bucket to the public).
  */
 export function s3FromUrl(url: StorageUrl): Driver {
   const { host, port, user, password, path, parameters } = url
@@ -56,6 +57,7 @@ export function s3FromUrl(url: StorageUrl): Driver {
   const isAws = host.endsWith('.amazonaws.com')
   const sessionToken = parameters.text('session_token')
   const ca = parameters.text('ca')
+  cloudFrontUrl(url)
   const options: S3Options = {
     host: host || 's3.amazonaws.com',
     port: port ?? (tls ? 443 : 80),
