@@ -6,7 +6,7 @@ import * as http from 'node:http'
 import * as net from 'node:net'
 import { describe, test } from 'node:test'
 import { collect } from '../core/bytes.ts'
-import { HttpClient, type HttpClientOptions } from './http-client.ts'
+import { HttpClient, type HttpClientOptions, type HttpRequest } from './http-client.ts'
 
 const get = { method: 'GET', path: '/', headers: { host: 'test' } }
 
@@ -96,6 +96,27 @@ describe('answers', () => {
     assert.equal(server.connections(), 2)
   })
 
+  test('without a length are not ended by us', async () => {
+    await using server = await answering((socket) => socket.write('HTTP/1.1 200 OK\r\n\r\nhello'))
+    await using client = clientOf(server.port)
+    const response = await client.request(get)
+    await client.close()
+    await assert.rejects(response.bytes(), { code: 'UNREACHABLE' })
+  })
+
+  for (const [name, head, connections] of [
+    ['of HTTP/1.0', 'HTTP/1.0 200 OK', 3],
+    ['of HTTP/1.0 that say that they stay', 'HTTP/1.0 200 OK\r\nConnection: Keep-Alive', 1],
+    ['with two kinds of length', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked', 3],
+  ] as const)
+    test(`${name} are taken from ${connections} connections`, async () => {
+      const body = head.endsWith('chunked') ? '5\r\nhello\r\n0\r\n\r\n' : 'hello'
+      await using server = await answering((socket) => socket.write(`${head}\r\nContent-Length: 5\r\n\r\n${body}`))
+      await using client = clientOf(server.port)
+      for (let i = 0; i < 3; i++) assert.equal((await (await client.request(get)).bytes()).toString(), 'hello')
+      assert.equal(server.connections(), connections)
+    })
+
   test('to HEAD, and 204 and 304, have no body whatever their headers say', async () => {
     await using server = await answering((socket, request) => {
       const status = /\/(\d+)/.exec(request)?.[1]
@@ -130,6 +151,9 @@ describe('answers', () => {
     'a header without end': `HTTP/1.1 200 OK\r\n${'x: y\r\n'.repeat(20_000)}`,
     'a header in one line without end': `HTTP/1.1 200 OK\r\nx: ${'y'.repeat(200_000)}`,
     'a length that is no number': 'HTTP/1.1 200 OK\r\nContent-Length: 5x\r\n\r\n',
+    'a body in another encoding': 'HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n',
+    'a space behind a name': 'HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n',
+    'a folded header': 'HTTP/1.1 200 OK\r\nX: y\r\n z: 1\r\nContent-Length: 0\r\n\r\n',
     'two lengths': 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello',
     'a chunk of no size': 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n',
     'a chunk longer than it says': 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n',
@@ -184,6 +208,33 @@ describe('connections', () => {
     for (let i = 0; i < 5; i++) assert.equal((await (await client.request(get)).bytes()).toString(), 'ok')
     assert.equal(server.connections(), 5)
   })
+
+  const unrepeatable: Partial<HttpRequest>[] = [
+    { method: 'POST' },
+    { method: 'PUT', headers: { host: 'test', 'if-none-match': '*' } },
+    { method: 'PUT', headers: { host: 'test', 'if-match': 'x' } },
+    { method: 'MOVE' },
+  ]
+  for (const request of unrepeatable)
+    test(`what must not be done twice is not sent again: ${JSON.stringify(request)}`, async (t) => {
+      const heard: string[] = []
+      await using server = await answering((socket, text) => {
+        heard.push(text)
+        if (text.startsWith('GET')) socket.write('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
+        else socket.destroy()
+      })
+      await using client = clientOf(server.port)
+      await client.request(get)
+      await assert.rejects(client.request({ ...get, ...request }), { code: 'UNREACHABLE', retryable: true })
+      assert.equal(heard.filter((text) => text.startsWith(request.method ?? '')).length, 1)
+      // A connection that has rested might have been closed a moment ago, so it goes on a new one.
+      await client.request(get)
+      const before = server.connections()
+      const moment = performance.now() + 2_000
+      t.mock.method(performance, 'now', () => moment)
+      await assert.rejects(client.request({ ...get, ...request }), { code: 'UNREACHABLE' })
+      assert.equal(server.connections(), before + 1)
+    })
 
   test('a new socket that the server closes is UNREACHABLE, and the request is not sent again', async () => {
     await using server = await answering((socket) => socket.destroy())
@@ -379,6 +430,32 @@ describe('bodies that stream', () => {
       ['GET'],
     )
   })
+
+  test('that go on behind their announced size are not taken for whole, however late they do', async () => {
+    await using server = await keeping()
+    await using silent = await answering(() => undefined)
+    await using client = clientOf(server.port)
+    await using other = clientOf(silent.port, { timeoutMs: 50 })
+    const body = async function* () {
+      yield Buffer.from('four')
+      await assert.rejects(other.request(get), { code: 'TIMEOUT' })
+      yield Buffer.from('more')
+    }
+    await assert.rejects(client.request({ ...put, body: body(), size: 4 }), { code: 'CORRUPT' })
+    assert.ok(!server.kept.some(({ isWhole }) => isWhole))
+  })
+
+  for (const answer of ['Content-Length: 0\r\n\r\n', 'Connection: close\r\n\r\n'])
+    test(`are not stored because a server says so before it has heard them: ${JSON.stringify(answer)}`, async () => {
+      await using server = await answering((socket) => socket.end(`HTTP/1.1 201 Created\r\n${answer}`))
+      await using client = clientOf(server.port)
+      const endless = async function* () {
+        for (;;) yield Buffer.alloc(1 << 20)
+      }
+      await assert.rejects(async () => (await client.request({ ...put, body: endless() })).bytes(), {
+        code: 'UNREACHABLE',
+      })
+    })
 
   test('are left when the server refuses them early, and their source is ended', async () => {
     await using server = await answering((socket, request) => {

@@ -195,7 +195,8 @@ class Connection {
     socket.on('error', (error) =>
       this.#fail('UNREACHABLE', `broke off (${(error as NodeJS.ErrnoException).code})`, error),
     )
-    socket.on('close', () => this.#end())
+    // Only an end that the server has sent may be the end of an answer.
+    socket.on('close', () => this.#fail('UNREACHABLE', 'was closed'))
     socket.on('end', () => this.#end())
   }
 
@@ -266,7 +267,7 @@ class Connection {
     for (const name in headers) head += `${name}: ${headers[name]}\r\n`
     head += framingOf(request)
     this.#socket.ref()
-    const incoming = new Incoming(method === 'HEAD', this.#socket)
+    const incoming = new Incoming(method === 'HEAD', this.#socket, () => this.#outgoing === undefined)
     this.#exchange = incoming
     const abort = () => this.#fail('ABORTED', 'was cut short: the call was cancelled')
     const stopListening = onAbort(signal, abort)
@@ -284,21 +285,28 @@ class Connection {
     return { response: await incoming.head, done }
   }
 
-  /** Sends a body at the pace of the server, for as long as the answer is not complete. */
+  /**
+   * Sends a body at the pace of the server, for as long as the answer is not complete. The piece that completes an
+   * announced size is kept until the body has ended: with it, the server would take what may go on for the whole.
+   */
   async #stream(body: AsyncIterable<Uint8Array>, size: number | undefined, incoming: Incoming) {
     const pull = new Pull(body)
     this.#outgoing = pull
     void incoming.ended.then(() => pull.leave(undefined))
     try {
-      let sent = 0
+      let length = 0
+      let last: Uint8Array | undefined
       for (let chunk = await pull.next(); chunk; chunk = await pull.next()) {
-        sent += chunk.byteLength
-        if (size !== undefined && sent > size) throw wrongSize(size, sent, 'at least ')
-        if (chunk.byteLength > 0) await this.#writePiece(chunk, size === undefined)
+        length += chunk.byteLength
+        if (size !== undefined && length > size) throw wrongSize(size, length, 'at least ')
+        if (chunk.byteLength === 0) continue
+        if (length === size) last = chunk
+        else await this.#writePiece(chunk, size === undefined)
       }
-      if (size !== undefined && sent !== size) throw wrongSize(size, sent)
-      if (size === undefined) this.#socket.write('0\r\n\r\n')
+      if (size !== undefined && length !== size) throw wrongSize(size, length)
       this.#outgoing = undefined
+      if (size === undefined) this.#socket.write('0\r\n\r\n')
+      else if (last) await this.#writePiece(last, false)
     } catch (error) {
       // Half a request was sent: the server must not take that for the whole. (Nothing fails that has ended before.)
       this.#isReusable = false
@@ -372,6 +380,7 @@ class Connection {
 class Incoming {
   readonly #isHead: boolean
   readonly #socket: net.Socket
+  readonly #isSent: () => boolean
   readonly #head = Promise.withResolvers<HttpResponse>()
   readonly #ended = Promise.withResolvers<boolean>()
   #pending: Buffer = Buffer.alloc(0)
@@ -381,12 +390,14 @@ class Incoming {
   #chunks: Buffer[] = []
   #stream: Readable | undefined
   #error: Error | undefined
+  #status = 0
   isLast = false
   isUntouched = true
 
-  constructor(isHead: boolean, socket: net.Socket) {
+  constructor(isHead: boolean, socket: net.Socket, isSent: () => boolean) {
     this.#isHead = isHead
     this.#socket = socket
+    this.#isSent = isSent
     this.#head.promise.catch(() => undefined)
   }
 
@@ -407,7 +418,7 @@ class Incoming {
 
   /** The server has closed the connection; true when that is how this answer ends, or when it has ended before. */
   finishAtEnd(): boolean {
-    if (this.#framing === 'close') this.#finish()
+    if (this.#framing === 'close' && !this.#isTooEarly()) this.#finish()
     return this.#framing === 'done'
   }
 
@@ -429,14 +440,15 @@ class Incoming {
       return
     }
     this.#pending = Buffer.alloc(0)
-    const { status, headers } = parseHead(bytes.toString('latin1', 0, end))
+    const { status, headers, isLast } = parseHead(bytes.toString('latin1', 0, end))
     const rest = bytes.subarray(end + 4)
     if (status === 101) throw new Error('it wants to speak another protocol')
     if (status >= 100 && status < 200) {
       if (rest.byteLength > 0) this.#takeHead(rest)
       return
     }
-    this.isLast = /\bclose\b/i.test(headers['connection'] ?? '')
+    this.isLast = isLast
+    this.#status = status
     this.#frame(status, headers)
     if (rest.byteLength > 0) this.#takeBody(rest)
     this.#head.resolve({
@@ -448,10 +460,12 @@ class Incoming {
   }
 
   #frame(status: number, headers: Record<string, string>) {
-    const length = headers['content-length']
+    const { 'content-length': length, 'transfer-encoding': coding } = headers
     if (this.#isHead || status === 204 || status === 304) this.#finish()
-    else if (/\bchunked$/i.test(headers['transfer-encoding'] ?? '')) this.#framing = 'chunked'
-    else if (length === undefined) {
+    else if (coding !== undefined) {
+      if (!/^chunked$/i.test(coding)) throw new Error('it encodes what it sends in a way nobody asked for')
+      this.#framing = 'chunked'
+    } else if (length === undefined) {
       this.#framing = 'close'
       this.isLast = true
     } else {
@@ -526,7 +540,13 @@ class Incoming {
     } else if (!this.#stream.push(chunk)) this.#socket.pause()
   }
 
+  /** A server cannot have stored what it has not heard, whatever it says. */
+  #isTooEarly(): boolean {
+    return this.#status < 300 && !this.#isSent()
+  }
+
   #finish() {
+    if (this.#isTooEarly()) throw new Error('it was content before it had heard the whole request')
     this.#framing = 'done'
     this.#stream?.push(null)
     this.#socket.resume()
@@ -621,21 +641,25 @@ function addressOf(host: string): string {
   return host === 'localhost' || host.endsWith('.localhost') ? '127.0.0.1' : host.replace(/^\[|\]$/g, '')
 }
 
-function parseHead(text: string): { status: number; headers: Record<string, string> } {
+/** The head of an answer, and whether it is the last on its connection. */
+function parseHead(text: string): { status: number; headers: Record<string, string>; isLast: boolean } {
   const lines = text.split('\r\n')
-  const status = /^HTTP\/1\.[01] (\d{3})(?: |$)/.exec(lines[0] ?? '')?.[1]
+  const [, minor, status] = /^HTTP\/1\.([01]) (\d{3})(?: |$)/.exec(lines[0] ?? '') ?? []
   if (status === undefined) throw new Error('the first line is no status')
   const headers: Record<string, string> = Object.create(null)
   for (let i = 1; i < lines.length; i++) {
     const line = lines[i] ?? ''
     const colon = line.indexOf(':')
-    if (colon <= 0) throw new Error('a header has no name')
     const name = line.slice(0, colon).toLowerCase()
+    if (colon <= 0 || !/^[\w!#$%&'*+.^`|~-]+$/.test(name)) throw new Error('a header has no name')
     const value = line.slice(colon + 1).trim()
     const before = headers[name]
     headers[name] = before === undefined ? value : `${before}, ${value}`
   }
-  if (headers['content-length'] !== undefined && headers['transfer-encoding'] !== undefined)
-    delete headers['content-length']
-  return { status: Number(status), headers }
+  // Two lengths: one of them may have been smuggled in (RFC 9112, section 6.3).
+  const isAmbiguous = headers['content-length'] !== undefined && headers['transfer-encoding'] !== undefined
+  if (isAmbiguous) delete headers['content-length']
+  const connection = headers['connection'] ?? ''
+  const staysOpen = minor === '1' ? !/\bclose\b/i.test(connection) : /\bkeep-alive\b/i.test(connection)
+  return { status: Number(status), headers, isLast: isAmbiguous || !staysOpen }
 }
