@@ -9,7 +9,7 @@ import { cleanBase } from '../core/public-url.ts'
 import type { Database } from '../state/database.ts'
 import type { Store } from '../store/store.ts'
 import type { AssetManifest } from './assets.ts'
-import { deliveredOnce, ownersOf, type LedgerKey } from './ledger.ts'
+import { deliveredOnce, ownersOf, type Delivered } from './ledger.ts'
 import { destinationOf, type Rule } from './rules.ts'
 import { urlAt } from './urls.ts'
 
@@ -49,33 +49,37 @@ export interface ManifestContext {
 export async function makeManifest({ settings, rules, store, database }: ManifestContext): Promise<AssetManifest> {
   const domains: AssetManifest['domains'] = {}
   for (const [name, { url, source, path: directory = '' }] of Object.entries(settings.domains)) {
-    const rows =
-      source === undefined ? [] : await database.transaction((tx) => deliveredOnce(tx, source, settings.store))
     const prefix = directory === '' ? '' : `${directory}/`
-    const best = new Map<string, Candidate>()
-    for (const row of rows.filter(({ path: file }) => file.startsWith(prefix))) {
-      const candidate = candidateOf(row, rules)
-      const other = best.get(row.path)
-      if (!other || isBetter(candidate, other)) best.set(row.path, candidate)
-    }
-    const assets = [...best]
-      .sort(([a], [b]) => compareKeys(a, b))
-      .map(([file, { row, base }]) => [file.slice(prefix.length), urlAt(store, row.key, base)] as const)
-    domains[name] = { url: cleanBase(url ?? store.url('-').slice(0, -1)), assets: Object.fromEntries(assets) }
+    const assets = new Map<string, string>()
+    const pages = source === undefined ? [] : deliveredOnce(database, source, settings.store)
+    for await (const page of pages)
+      for (const { row, base } of bestOf(page, rules))
+        if (row.path.startsWith(prefix)) assets.set(row.path.slice(prefix.length), urlAt(store, row.key, base))
+    const sorted = [...assets].sort(([a], [b]) => compareKeys(a, b))
+    domains[name] = { url: cleanBase(url ?? store.url('-').slice(0, -1)), assets: Object.fromEntries(sorted) }
   }
   return { format: 1, domains }
 }
 
-type Row = LedgerKey & { deliveredMs: number }
-
 interface Candidate {
-  row: Row
+  row: Delivered
   /** Its rule's place among the rules, then its destination's among the rule's. What is no longer configured comes last. */
   rank: number
   base: string | undefined
 }
 
-function candidateOf(row: Row, rules: readonly Rule[]): Candidate {
+/** One delivery for each file. */
+function bestOf(rows: readonly Delivered[], rules: readonly Rule[]): Iterable<Candidate> {
+  const best = new Map<string, Candidate>()
+  for (const row of rows) {
+    const candidate = candidateOf(row, rules)
+    const other = best.get(row.path)
+    if (!other || isBetter(candidate, other)) best.set(row.path, candidate)
+  }
+  return best.values()
+}
+
+function candidateOf(row: Delivered, rules: readonly Rule[]): Candidate {
   const place = rules.findIndex(({ label }) => label === row.rule)
   const { to, index = 0 } = destinationOf(rules[place], row) ?? {}
   return { row, rank: place < 0 ? Number.POSITIVE_INFINITY : place * 1000 + index, base: to?.url }

@@ -218,6 +218,26 @@ test('the manifest has what was delivered, in key order, with its address', asyn
   ])
 })
 
+test('a ledger of any length is read whole, each file with its best delivery', async (t) => {
+  const s = await scene(t, { rules: [{ label: 'first' }, { label: 'second' }] })
+  const rules = ['second', 'first']
+  await s.database.transaction(async (tx) => {
+    for (let i = 0; i < 4000; i++)
+      for (const rule of i % 3 === 0 ? rules : ['second'])
+        await tx.run(
+          `INSERT INTO ledger (source, path, rule, destination, key, digest, delivered_ms) VALUES ('site', ?, ?, 'out', ?, 'd', 1)`,
+          `f${i}`,
+          rule,
+          `f${i}-${rule}`,
+        )
+  })
+  const expected = Array.from({ length: 4000 }, (_, i) => [
+    `f${i}`,
+    `https://cdn.example.com/f${i}-${i % 3 === 0 ? 'first' : 'second'}`,
+  ])
+  assert.deepEqual(await s.assets(), Object.fromEntries(expected))
+})
+
 test('what is only intended has no address; what is delivered anew keeps its own', async (t) => {
   const s = await scene(t)
   await s.deliver({ path: 'a.css' })

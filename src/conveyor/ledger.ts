@@ -1,5 +1,5 @@
 /** The ledger: what was delivered where, under which key. A row is written before its key, so that no key is ever forgotten. */
-import type { Row, Transaction } from '../state/database.ts'
+import type { Database, Row, Transaction } from '../state/database.ts'
 import type { LinkKind } from '../store/driver.ts'
 import type { Original } from './original.ts'
 
@@ -46,26 +46,49 @@ export async function ownersOf(tx: Transaction, destination: string, key: string
   return (await tx.all('SELECT * FROM ledger WHERE destination = ? AND key = ?', destination, key)).map(rowOf)
 }
 
-/** What a source has, or lately had, at a store, in no order. What is in doubt for the moment was delivered at 0. */
-export async function deliveredOnce(
-  tx: Transaction,
+/** What a source has at a store, or had until a moment ago. */
+export type Delivered = LedgerKey & { deliveredMs: number }
+
+const pageRows = 2000
+
+/**
+ * What a source has, or lately had, at a store, by path, page by page so that others get their turn; the rows of one file
+ * are on one page. What is in doubt for the moment was delivered at 0.
+ */
+export async function* deliveredOnce(
+  database: Database,
   source: string,
   destination: string,
-): Promise<(LedgerKey & { deliveredMs: number })[]> {
-  const rows = await tx.all(
-    `SELECT path, rule, key, delivered_ms FROM ledger
-     WHERE source = ? AND destination = ? AND digest IS NOT NULL`,
-    source,
-    destination,
-  )
-  return rows.map((row) => ({
+): AsyncGenerator<Delivered[]> {
+  for (let after = ''; ; ) {
+    const rows = await database.transaction(async (tx) =>
+      tx.all(
+        `SELECT path, rule, key, delivered_ms FROM ledger
+         WHERE source = ? AND path > ? AND destination = ? AND digest IS NOT NULL ORDER BY path LIMIT ?`,
+        source,
+        after,
+        destination,
+        pageRows,
+      ),
+    )
+    // The last file of a full page may go on, so it is left to the next.
+    const last = rows.length < pageRows ? undefined : rows.at(-1)?.['path']
+    const page = rows.filter((row) => row['path'] !== last)
+    yield page.map((row) => deliveredOf(row, source, destination))
+    if (last === undefined) return
+    after = String(page.at(-1)?.['path'])
+  }
+}
+
+function deliveredOf(row: Row, source: string, destination: string): Delivered {
+  return {
     source,
     path: String(row['path']),
     rule: String(row['rule']),
     destination,
     key: String(row['key']),
     deliveredMs: Number(row['delivered_ms'] ?? 0),
-  }))
+  }
 }
 
 /** Notes that a key is about to be written. What was delivered there before is in doubt from now on. */

@@ -2,7 +2,8 @@
 
 /** The base with exactly one slash at its end; an empty one is the root of the site. */
 export function cleanBase(base: string): string {
-  return base.replace(/\/*$/, '/')
+  const isClean = base.endsWith('/') && !base.endsWith('//')
+  return isClean ? base : base.replace(/\/*$/, '/')
 }
 
 /** The address of a key below a base, each of its parts percent-encoded. */
