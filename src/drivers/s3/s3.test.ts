@@ -281,6 +281,14 @@ test('what arrived as something else is CORRUPT, by its checksum or its MD5', as
   }
 })
 
+test('a body of no known length is not read: nobody could tell it from one that was cut', async (t) => {
+  const { driver } = await scripted(t, () => ({
+    headers: { connection: 'close', 'transfer-encoding': '' },
+    body: 'hel',
+  }))
+  await assert.rejects(driver.read('a'), { code: 'UNSUPPORTED', message: /how long a is/ })
+})
+
 test('a service that ignores ranges is found out', async (t) => {
   const { driver } = await scripted(t, () => ({ headers: { 'content-length': '10' }, body: '0123456789' }))
   await assert.rejects(driver.read('a', { range: { start: 2, end: 5 } }), { code: 'UNSUPPORTED' })

@@ -141,6 +141,13 @@ class S3Driver implements Driver {
       response.stream().destroy()
       throw new StowageError('UNSUPPORTED', `${this.location} ignores ranges: it sent all of ${key}.`)
     }
+    // Without a length, nobody could tell a body that was cut from one that is whole.
+    if (response.headers['content-length'] === undefined) {
+      response.stream().destroy()
+      throw new StowageError('UNSUPPORTED', `${this.location} does not tell how long ${key} is.`, {
+        hint: 'Something between us and S3 may change its answers.',
+      })
+    }
     // The stream exists from now on: whoever drops it unread still gives the connection back. It never ends early in silence.
     return { info: infoOf(key, response), body: response.stream() }
   }
