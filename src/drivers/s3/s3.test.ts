@@ -282,10 +282,7 @@ test('what arrived as something else is CORRUPT, by its checksum or its MD5', as
 })
 
 test('a body of no known length is not read: nobody could tell it from one that was cut', async (t) => {
-  const { driver } = await scripted(t, () => ({
-    headers: { connection: 'close', 'transfer-encoding': '' },
-    body: 'hel',
-  }))
+  const { driver } = await scripted(t, () => ({ body: 'hello' }))
   await assert.rejects(driver.read('a'), { code: 'UNSUPPORTED', message: /how long a is/ })
 })
 
