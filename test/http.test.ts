@@ -113,10 +113,14 @@ function testWhatIsSpecial(web: WebServer) {
         )
     })
 
-  for (const name of ['files', 'no-ranges', 'no-sizes'])
-    test(`50 bodies from ${name} that are dropped, read or not, cost no connection`, async () => {
+  for (const [name, count] of [
+    ['files', 120],
+    ['no-ranges', 120],
+    ['no-sizes', 40],
+  ] as const)
+    test(`${count} bodies from ${name} that are dropped, read or not, cost no connection`, async () => {
       await using driver = place(name)
-      for (let i = 0; i < 50; i++) {
+      for (let i = 0; i < count; i++) {
         const { body } = await driver.read('big', i % 3 === 0 ? {} : { range: { start: 10, end: 2_000_000 } })
         if (i % 2 === 0) await body[Symbol.asyncIterator]().next()
         body.destroy()
@@ -321,6 +325,29 @@ function testLies() {
       }))
       await using driver = closing(httpDriver({ host: '127.0.0.1', port: fake.port, tls: false }))
       await assert.rejects(bytesOf(driver, 'x'), { code: 'UNREACHABLE' })
+    }
+  })
+
+  test('an encoded body is not taken for the file, even if its length is the one that HEAD told', async () => {
+    await using fake = await FakeWeb.open(({ method }) => ({
+      status: 200,
+      headers: { 'content-length': '100', ...(method === 'GET' && { 'content-encoding': 'gzip' }) },
+      body,
+    }))
+    await using driver = closing(httpDriver({ host: '127.0.0.1', port: fake.port, tls: false }))
+    await assert.rejects(driver.read('x'), { code: 'UNSUPPORTED' })
+  })
+
+  test('five redirections are followed, a sixth is not', async () => {
+    for (const count of [5, 6]) {
+      await using fake = await FakeWeb.open(({ path }): Told => {
+        const at = Number(path.slice(1))
+        if (at < count) return { status: 302, headers: { location: `${at + 1}` } }
+        return { status: 200, headers: { 'content-length': '100' }, body }
+      })
+      await using driver = closing(httpDriver({ host: '127.0.0.1', port: fake.port, tls: false }))
+      if (count === 5) assert.equal((await bytesOf(driver, '0')).toString(), body)
+      else await assert.rejects(driver.read('0'), { code: 'INVALID_CONFIG' })
     }
   })
 

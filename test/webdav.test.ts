@@ -172,22 +172,6 @@ function testBodies(place: Place) {
     assert.deepEqual(await keysOf(direct), ['kept'])
   })
 
-  test('a connection that is cut in the middle of an answer is told', async () => {
-    await using proxy = await FaultProxy.open([place.server.port])
-    await using driver = opened(place, { port: proxy.port, timeoutMs: 200 })
-    await driver.write('long', pieces(content))
-    for (const [how, code] of [
-      ['reset', 'UNREACHABLE'],
-      ['end', 'UNREACHABLE'],
-      ['stall', 'TIMEOUT'],
-    ] as const) {
-      await proxy.set({ how, way: 'down', after: 3_000_000 })
-      await assert.rejects(bytesOf(driver, 'long'), { code })
-    }
-    await proxy.set({ how: 'stall', way: 'down', after: 20 })
-    await assert.rejects(driver.stat('long'), { code: 'TIMEOUT' })
-  })
-
   test('writers of files in the same new directories do not stand in one another’s way', async () => {
     await using driver = opened(place)
     const keys = Array.from({ length: 24 }, (_, i) => `a/b/c/d/${i % 3}/e/${i}`)
@@ -214,6 +198,22 @@ function testWhatIsSpecial(place: Place) {
     }
     await writing
     assert.ok(reads > 5)
+  })
+
+  test('a connection that is cut in the middle of an answer is told', async () => {
+    await using proxy = await FaultProxy.open([place.server.port])
+    const home = `${place.folder}/${randomUUID()}`
+    await using driver = opened(place, { port: proxy.port }, home)
+    await driver.write('long', pieces(randomBytes(9_000_000)))
+    for (const how of ['reset', 'end'] as const) {
+      await proxy.set({ how, way: 'down', after: 3_000_000 })
+      await assert.rejects(bytesOf(driver, 'long'), { code: 'UNREACHABLE' })
+    }
+    await using impatient = opened(place, { port: proxy.port, timeoutMs: 100 }, home)
+    for (const after of [20, 3_000_000]) {
+      await proxy.set({ how: 'stall', way: 'down', after })
+      await assert.rejects(bytesOf(impatient, 'long'), { code: 'TIMEOUT' })
+    }
   })
 
   test('a directory is never deleted, replaced, moved or copied, and what is in it stays', async () => {
@@ -251,21 +251,6 @@ function testWhatIsSpecial(place: Place) {
     assert.deepEqual(await keysOf(driver, 'moved'), keys.map((key) => `moved/${key}`).toSorted(compareKeys))
     for (const key of keys) await driver.delete(`moved/${key}`)
     assert.deepEqual(await keysOf(driver), [])
-  })
-
-  test('ten thousand files of one directory are listed, from any place on', async () => {
-    const home = randomUUID()
-    mkdirSync(`${place.disk}/${home}/many`, { recursive: true })
-    const names = Array.from({ length: 10_000 }, (_, i) => `file number ${i} & <more>`)
-    for (const name of names) writeFileSync(`${place.disk}/${home}/many/${name}`, '')
-    await using driver = opened(place, {}, `${place.folder}/${home}`)
-    const keys = names.map((name) => `many/${name}`).toSorted(compareKeys)
-    assert.deepEqual(await keysOf(driver), keys)
-    const rest = await Array.fromAsync(driver.list('many', { after: keys[7000] ?? '' }))
-    assert.deepEqual(
-      rest.map(({ key }) => key),
-      keys.slice(7001),
-    )
   })
 
   test('a wrong password is DENIED, whatever is asked, and is not repeated', async () => {
@@ -338,6 +323,21 @@ function testApache(basic: Place, digest: Place) {
     chmodSync(`${basic.disk}/${home}/closed`, 0)
     await using driver = opened(basic, {}, `${basic.folder}/${home}`)
     await assert.rejects(keysOf(driver), { code: 'DENIED' })
+  })
+
+  test('ten thousand files of one directory are listed, from any place on', async () => {
+    const home = randomUUID()
+    mkdirSync(`${basic.disk}/${home}/many`, { recursive: true })
+    const names = Array.from({ length: 10_000 }, (_, i) => `file number ${i} & <more>`)
+    for (const name of names) writeFileSync(`${basic.disk}/${home}/many/${name}`, '')
+    await using driver = opened(basic, {}, `${basic.folder}/${home}`)
+    const keys = names.map((name) => `many/${name}`).toSorted(compareKeys)
+    assert.deepEqual(await keysOf(driver), keys)
+    const rest = await Array.fromAsync(driver.list('many', { after: keys[7000] ?? '' }))
+    assert.deepEqual(
+      rest.map(({ key }) => key),
+      keys.slice(7001),
+    )
   })
 
   test('names that the server keeps for itself are refused', async () => {
@@ -495,6 +495,21 @@ function testAnswers() {
     assert.equal(fake.heard.filter(({ method }) => method === 'PUT').length, 1)
     const sent = fake.heard.map(({ headers }) => headers.authorization ?? '')
     assert.ok(sent.every((header) => header === '' || header.startsWith('Digest ')))
+  })
+
+  test('a directory in the place of a file is not replaced, although the server would', async () => {
+    const dav = new FakeDav('1')
+    await using fake = await FakeWeb.open((request) => dav.answer(request))
+    await using driver = driverOf(fake)
+    await driver.write('tree/file', toBody('x'))
+    await driver.write('file', toBody('y'))
+    for (const call of [
+      async () => driver.write('tree', toBody('z')),
+      async () => driver.copy?.('file', 'tree'),
+      async () => driver.move?.('file', 'tree'),
+    ])
+      await assert.rejects(call, { code: 'CONFLICT' })
+    assert.deepEqual([...dav.files.keys()].sort(), ['/file', '/tree/file'])
   })
 
   test('a file that became a directory between the look and the deletion stays', async () => {

@@ -51,9 +51,14 @@ export class FakeDav {
     }
     if (!file) return { status: 404 }
     if (method === 'DELETE') this.files.delete(path)
-    else if (this.files.has(target) && headers['overwrite'] === 'F') return { status: 412 }
-    else this.files.set(target, file)
-    if (method === 'MOVE') this.files.delete(path)
+    else {
+      // What is replaced goes first, with all that is in it.
+      const replaced = [...this.files.keys()].filter((each) => each === target || each.startsWith(`${target}/`))
+      if (replaced.length > 0 && headers['overwrite'] === 'F') return { status: 412 }
+      for (const each of replaced) this.files.delete(each)
+      this.files.set(target, file)
+      if (method === 'MOVE') this.files.delete(path)
+    }
     return { status: 204 }
   }
 
