@@ -1,7 +1,7 @@
 /** The http driver against a real web server, in good and in bad manners, and against one that lies. */
 import assert from 'node:assert/strict'
 import { randomBytes, randomUUID } from 'node:crypto'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, utimesSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { collect, toBody } from '../src/core/bytes.ts'
 import { parseStorageUrl } from '../src/core/storage-url.ts'
@@ -77,22 +77,32 @@ function testWhatIsSpecial(web: WebServer) {
   const content = randomBytes(3_000_000)
   const folder = `special-${randomUUID()}`
   mkdirSync(`${web.files}/${folder}`)
-  writeFileSync(`${web.files}/${folder}/big`, content)
-  writeFileSync(`${web.files}/${folder}/style.css`, 'a {}')
+  const store = (key: string, bytes: string | Buffer, modified = new Date(1e12)) => {
+    writeFileSync(`${web.files}/${folder}/${key}`, bytes)
+    utimesSync(`${web.files}/${folder}/${key}`, modified, modified)
+  }
+  store('big', content)
   const place = (name: string, login = '') => opened(`http://${login}${host}:${port}/${name}/${folder}`)
 
   test('what is known of a file is the same whoever asks', async () => {
     await using driver = place('files')
+    store('style.css', 'a {}')
     const info = await driver.stat('style.css')
-    assert.deepEqual([info.size, info.contentType, info.modified instanceof Date], [4, 'text/css', true])
+    assert.deepEqual([info.size, info.contentType, info.modified], [4, 'text/css', new Date(1e12)])
     assert.ok(info.etag)
     for (const options of [{}, { range: { start: 1, end: 2 } }]) {
       const { info: read, body } = await driver.read('style.css', options)
       body.destroy()
       assert.deepEqual(read, info)
     }
-    writeFileSync(`${web.files}/${folder}/style.css`, 'a { }')
+    store('style.css', 'a { }')
     assert.notEqual((await driver.stat('style.css')).etag, info.etag)
+  })
+
+  test('an etag that another version could have in the same second is no version yet', async () => {
+    await using driver = place('files')
+    store('fresh', 'one', new Date())
+    assert.equal((await driver.stat('fresh')).etag, undefined)
   })
 
   for (const name of ['files', 'no-ranges', 'no-sizes', 'neither'])

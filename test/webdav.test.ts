@@ -1,7 +1,7 @@
 /** The webdav driver against two real servers that do the same in different ways, and against one that does as it is told. */
 import assert from 'node:assert/strict'
 import { randomBytes, randomUUID } from 'node:crypto'
-import { chmodSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { collect, toBody } from '../src/core/bytes.ts'
 import { compareKeys } from '../src/core/keys.ts'
@@ -261,6 +261,20 @@ function testWhatIsSpecial(place: Place) {
         assert.doesNotMatch(error.message, /wrong-but-secret/)
         return true
       })
+  })
+
+  test('what is known of a file is the same, whoever asks', async () => {
+    const home = randomUUID()
+    mkdirSync(`${place.disk}/${home}`)
+    writeFileSync(`${place.disk}/${home}/style.css`, 'a {}')
+    utimesSync(`${place.disk}/${home}/style.css`, 1e9, 1e9)
+    await using driver = opened(place, {}, `${place.folder}/${home}`)
+    const { info, body } = await driver.read('style.css')
+    body.destroy()
+    assert.deepEqual([info.size, info.modified, typeof info.etag], [4, new Date(1e12), 'string'])
+    const stat = await driver.stat('style.css')
+    assert.deepEqual({ ...stat, contentType: 'text/css' }, info)
+    assert.deepEqual(await Array.fromAsync(driver.list('')), [{ kind: 'file', ...stat }])
   })
 
   test('conditions that no server keeps without a race are refused', async () => {

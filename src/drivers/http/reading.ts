@@ -45,16 +45,24 @@ export function infoOf(key: string, size: number, headers: Record<string, string
     key,
     size,
     ...(Number.isNaN(modified.getTime()) ? {} : { modified }),
-    ...etagOf(headers['etag']),
+    ...etagOf(headers['etag'], modified, headers['date']),
     ...(contentType === undefined ? {} : { contentType }),
   }
 }
 
-/** A version without its quotes. Weak and strong are not told apart: Apache calls weak what is strong a second later. */
-export function etagOf(raw: string | undefined): { etag?: string } {
+/**
+ * A version without its quotes. Weak and strong are not told apart: Apache calls weak what is strong a second later. nginx
+ * makes it of the second of the modification and the size, so as long as the next version may have the same it is none.
+ */
+export function etagOf(raw: string | undefined, modified: Date, now: string | undefined): { etag?: string } {
   const etag = /^(?:W\/)?"?([^"]*)"?$/.exec(raw?.trim() ?? '')?.[1]
-  return etag ? { etag } : {}
+  if (!etag) return {}
+  const isOfSecond = etag.startsWith(`${Math.floor(modified.getTime() / 1000).toString(16)}-`)
+  return isOfSecond && Date.parse(now ?? '') - modified.getTime() < settledMs ? {} : { etag }
 }
+
+/** File systems' clocks tick more slowly than those that tell the time: a second, and one for that. */
+const settledMs = 2000
 
 /** The size of the whole file as an answer to GET or HEAD tells it. */
 export function sizeOf(response: HttpResponse): number | undefined {
@@ -87,11 +95,8 @@ async function reopened(site: Site, key: string, options: ReadOptions, info: Fil
   const response = await get(site, key, options)
   const { start = 0, end, size } = extentOf(response, options.range) ?? {}
   if (isEncoded(response) && size !== info.size) throw encoded(site, key, response)
-  const { etag } = etagOf(response.headers['etag'])
-  if (
-    (size !== undefined && size !== info.size) ||
-    (etag !== undefined && info.etag !== undefined && etag !== info.etag)
-  ) {
+  const { etag = info.etag } = infoOf(key, info.size, response.headers)
+  if ((size ?? info.size) !== info.size || (etag ?? info.etag) !== (info.etag ?? etag)) {
     response.stream().destroy()
     throw new StowageError('CONFLICT', `${key} changed in ${site.location} while it was opened.`, { retryable: true })
   }

@@ -50,9 +50,10 @@ export class Site {
 
   /** `scheme` is how URLs of this kind of store begin. */
   constructor(options: SiteOptions, scheme: string) {
-    this.#options = { maxSockets, ...options }
     const { host, port, tls, login, verify = true } = options
-    this.#origin = new URL(`${tls ? 'https' : 'http'}://${host}:${port}`).origin
+    const { origin, hostname } = new URL(`${tls ? 'https' : 'http'}://${host}:${port}`)
+    this.#origin = origin
+    this.#options = { maxSockets, ...options, host: hostname }
     this.#client = new HttpClient(this.#options)
     if (login) this.#authorization = new Authorization(login, tls && verify)
     const isUsual = port === (tls ? 443 : 80)

@@ -164,7 +164,7 @@ export class Dav {
       accept: [404, 405, 410, 501],
       ...request,
     })
-    if (response.status === 207) return yield* readMultistatus(response.stream() as AsyncIterable<Buffer>)
+    if (response.status === 207) return yield* readMultistatus(response)
     await drain(response)
     if (response.status === 404 || response.status === 410) return
     throw new StowageError('INVALID_CONFIG', `${this.#site.location} does not speak WebDAV at ${request.key || '/'}.`, {

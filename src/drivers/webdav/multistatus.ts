@@ -2,6 +2,7 @@
 import { parseXml, XmlElement } from '@rgrove/parse-xml'
 import { StowageError } from '../../core/errors.ts'
 import type { FileInfo } from '../../store/driver.ts'
+import type { HttpResponse } from '../http-client.ts'
 import { etagOf } from '../http/reading.ts'
 
 /** Asks for what a {@link Resource} has. */
@@ -33,13 +34,13 @@ const responseLength = 1 << 20
  * Reads an answer as it comes. Entities of the sender's own are never expanded. Rejects with UNREACHABLE when it is not
  * whole, or not what WebDAV says, as when something between us and the server answers.
  */
-export async function* readMultistatus(stream: AsyncIterable<Uint8Array>): AsyncGenerator<Resource> {
+export async function* readMultistatus({ headers, stream }: HttpResponse): AsyncGenerator<Resource> {
   const decoder = new TextDecoder()
   let text = ''
   // What stands around the responses, so that a few of them are a document of their own.
   let opening = ''
   let closing: string | undefined
-  for await (const chunk of stream) {
+  for await (const chunk of stream() as AsyncIterable<Buffer>) {
     text += decoder.decode(chunk, { stream: true })
     if (text.length < pieceLength) continue
     closing ??= /<\/(?:[\w.-]+:)?response\s*>/.exec(text)?.[0]
@@ -48,20 +49,20 @@ export async function* readMultistatus(stream: AsyncIterable<Uint8Array>): Async
     if (end < 0 || closing === undefined) continue
     const cut = end + closing.length
     const [tag = '', name = ''] = rootTag.exec(opening || text) ?? []
-    yield* resourcesIn(`${opening}${text.slice(0, cut)}</${name}>`)
+    yield* resourcesIn(`${opening}${text.slice(0, cut)}</${name}>`, headers['date'])
     opening = tag
     text = text.slice(cut)
   }
-  yield* resourcesIn(opening + text + decoder.decode())
+  yield* resourcesIn(opening + text + decoder.decode(), headers['date'])
 }
 
 const rootTag = /<((?:[\w.-]+:)?multistatus)(?:\s[^>]*)?>/
 
-function resourcesIn(text: string): Resource[] {
+function resourcesIn(text: string, now: string | undefined): Resource[] {
   try {
     const { root } = parseXml(text)
     const tree = root && treeOf(root, { '': '' })
-    if (tree?.name === 'multistatus') return all(tree, 'response').flatMap(resourcesOf)
+    if (tree?.name === 'multistatus') return all(tree, 'response').flatMap((response) => resourcesOf(response, now))
   } catch (cause) {
     throw unreadable(text, cause)
   }
@@ -96,7 +97,7 @@ function all(tree: Tree, name: string): Tree[] {
   return tree.children.filter((child) => child.name === name)
 }
 
-function resourcesOf(response: Tree): Resource[] {
+function resourcesOf(response: Tree, now: string | undefined): Resource[] {
   const status = statusOf(response)
   const properties = all(response, 'propstat')
     .filter((part) => statusOf(part) === 200)
@@ -106,6 +107,7 @@ function resourcesOf(response: Tree): Resource[] {
   const textOf = (name: string) => find(name)?.text || undefined
   const type = find('resourcetype')
   const length = textOf('getcontentlength')
+  const size = length !== undefined && /^\d{1,15}$/.test(length) ? Number(length) : undefined
   const modified = new Date(textOf('getlastmodified') ?? Number.NaN)
   const contentType = textOf('getcontenttype')
   const rawEtag = textOf('getetag')
@@ -115,15 +117,21 @@ function resourcesOf(response: Tree): Resource[] {
     .map((path) => ({
       path,
       isCollection: type !== undefined && all(type, 'collection').length > 0,
-      size: length !== undefined && /^\d{1,15}$/.test(length) ? Number(length) : undefined,
+      size,
       info: {
         ...(Number.isNaN(modified.getTime()) ? {} : { modified }),
-        ...etagOf(rawEtag),
+        ...etagOf(rawEtag ?? timeEtag(modified, size), modified, now),
         ...(contentType === undefined ? {} : { contentType }),
       },
       rawEtag,
       status,
     }))
+}
+
+/** nginx tells no etag here: this is the one it gives with the file itself. */
+function timeEtag(modified: Date, size: number | undefined): string | undefined {
+  if (size === undefined || Number.isNaN(modified.getTime())) return undefined
+  return `${Math.floor(modified.getTime() / 1000).toString(16)}-${size.toString(16)}`
 }
 
 /** The status that stands in an element; 200 where there is none. */

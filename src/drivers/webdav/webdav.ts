@@ -68,7 +68,8 @@ class WebdavDriver implements Driver {
     write: true,
     list: true,
     range: true,
-    atomicWrite: true,
+    // Never half a file; but where a rename takes away what it replaces, there is a moment without either.
+    atomicWrite: false,
     ifAbsent: false,
     ifMatch: false,
     contentType: false,
