@@ -22,6 +22,7 @@ const schemes: Record<string, Open> = {
   http,
   https: http,
   memory: async (url) => (await import('./memory.ts')).memoryFromUrl(url),
+  sftp: async (url) => (await import('./sftp/sftp.ts')).sftpFromUrl(url),
   s3: async (url) => (await import('./s3/s3.ts')).s3FromUrl(url),
   swift,
   cloudfiles: swift,

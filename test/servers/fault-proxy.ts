@@ -103,7 +103,7 @@ export class FaultProxy implements AsyncDisposable {
     if (server) {
       this.#relay(link, 'up', client, server)
       this.#relay(link, 'down', server, client)
-    } else if (how === 'silent') client.resume().on('end', () => client.end())
+    } else if (how === 'silent') client.resume().on('end', () => client.destroy())
     else resetBoth(link)
   }
 
