@@ -374,6 +374,21 @@ function testNginx(place: Place) {
     assert.deepEqual(await keysOf(driver), ['a'])
   })
 
+  test('a body larger than the server takes is told, however it is sent', async () => {
+    await using driver = opened(place, {}, `small/${randomUUID()}`)
+    await driver.write('a', toBody('x'))
+    for (const [bytes, options] of [
+      [200_000, {}],
+      [9_000_000, {}],
+      [9_000_000, { size: 9_000_000 }],
+    ] as const)
+      await assert.rejects(driver.write('a', pieces(randomBytes(bytes)), options), {
+        code: 'INVALID_ARGUMENT',
+        message: /larger than the server takes/,
+      })
+    assert.equal((await bytesOf(driver, 'a')).toString(), 'x')
+  })
+
   test('a place that does not speak WebDAV is a mistake of the configuration', async () => {
     await using driver = opened(place, {}, 'files')
     const { stat, list, write, delete: remove } = callsOf(driver)

@@ -48,6 +48,10 @@ location /dav/ {
   auth_basic dav; auth_basic_user_file $home/users;
   dav_methods PUT DELETE MKCOL COPY MOVE; dav_ext_methods PROPFIND OPTIONS;
 }
+location /small/ {
+  alias $home/dav/; client_max_body_size 100k;
+  dav_methods PUT DELETE MKCOL COPY MOVE; dav_ext_methods PROPFIND OPTIONS;
+}
 CONF
 }
 

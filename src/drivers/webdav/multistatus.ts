@@ -34,13 +34,13 @@ const responseLength = 1 << 20
  * Reads an answer as it comes. Entities of the sender's own are never expanded. Rejects with UNREACHABLE when it is not
  * whole, or not what WebDAV says, as when something between us and the server answers.
  */
-export async function* readMultistatus({ headers, stream }: HttpResponse): AsyncGenerator<Resource> {
+export async function* readMultistatus(response: HttpResponse): AsyncGenerator<Resource> {
   const decoder = new TextDecoder()
   let text = ''
   // What stands around the responses, so that a few of them are a document of their own.
   let opening = ''
   let closing: string | undefined
-  for await (const chunk of stream() as AsyncIterable<Buffer>) {
+  for await (const chunk of response.stream() as AsyncIterable<Buffer>) {
     text += decoder.decode(chunk, { stream: true })
     if (text.length < pieceLength) continue
     closing ??= /<\/(?:[\w.-]+:)?response\s*>/.exec(text)?.[0]
@@ -49,11 +49,11 @@ export async function* readMultistatus({ headers, stream }: HttpResponse): Async
     if (end < 0 || closing === undefined) continue
     const cut = end + closing.length
     const [tag = '', name = ''] = rootTag.exec(opening || text) ?? []
-    yield* resourcesIn(`${opening}${text.slice(0, cut)}</${name}>`, headers['date'])
+    yield* resourcesIn(`${opening}${text.slice(0, cut)}</${name}>`, response.headers['date'])
     opening = tag
     text = text.slice(cut)
   }
-  yield* resourcesIn(opening + text + decoder.decode(), headers['date'])
+  yield* resourcesIn(opening + text + decoder.decode(), response.headers['date'])
 }
 
 const rootTag = /<((?:[\w.-]+:)?multistatus)(?:\s[^>]*)?>/
