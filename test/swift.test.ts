@@ -15,7 +15,7 @@ import { collect, toBody } from '../src/core/bytes.ts'
 import { codeOf } from '../src/core/errors.ts'
 import { compareKeys } from '../src/core/keys.ts'
 import { parseStorageUrl } from '../src/core/storage-url.ts'
-import type { Login } from '../src/drivers/swift/auth.ts'
+import { Auth, type Login } from '../src/drivers/swift/auth.ts'
 import { Service, type ServiceOptions } from '../src/drivers/swift/service.ts'
 import { swiftDriver, swiftFromUrl, type SwiftOptions } from '../src/drivers/swift/swift.ts'
 import type { Driver, FileInfo } from '../src/store/driver.ts'
@@ -221,25 +221,41 @@ function testLogins(found: Found, options: OptionsOf) {
   })
 
   test('a token is renewed before it ends, and used to its end while that fails', async (t) => {
-    const logins: number[] = []
+    const logins: string[] = []
     let isDown = false
     const relay = await relaying(
       t,
       found.port,
       (url) => {
         if (!url.startsWith('/auth/')) return url
-        logins.push(isDown ? 503 : 200)
+        logins.push(isDown ? 'failed' : 'done')
         return isDown ? undefined : url
       },
-      // Less is left than the margin.
-      (headers) => headers['x-auth-token-expires'] && (headers['x-auth-token-expires'] = '200'),
+      (headers) => headers['x-auth-token-expires'] && (headers['x-auth-token-expires'] = '1000'),
     )
     await using driver = closing(await made(options('ending', { port: relay })))
+    const { now } = Date
+    let ahead = 0
+    Date.now = () => now() + ahead * 1000
+    t.after(() => {
+      Date.now = now
+    })
+    const at = async (seconds: number) => {
+      ahead = seconds
+      return driver.list('')[Symbol.asyncIterator]().next()
+    }
     logins.length = 0
-    await driver.write('a', toBody('x'))
+    await at(0)
+    await at(750)
+    assert.deepEqual(logins, ['done'])
     isDown = true
-    assert.equal((await driver.stat('a')).size, 1)
-    assert.deepEqual([logins[0], logins.at(-1)], [200, 503])
+    await at(850)
+    await at(950)
+    await assert.rejects(at(1050), { code: 'UNREACHABLE' })
+    assert.deepEqual(new Set(logins.slice(1)), new Set(['failed']))
+    isDown = false
+    await at(1050)
+    assert.equal(logins.at(-1), 'done')
   })
 
   test('wrong secrets, users and projects are DENIED, and no secret is told', async () => {
@@ -707,12 +723,32 @@ function testFaults(options: OptionsOf) {
 }
 
 function testWhatIsSpecial(options: OptionsOf) {
-  test('of two slow writers with If-None-Match both are told that they were first, so ifAbsent is refused', async () => {
+  test('Swift tells two writers that each was the first, so ifAbsent is refused', async () => {
     await using driver = closing(await made(options('conditions')))
     await driver.write('a', toBody('x'))
     await assert.rejects(driver.write('a', toBody('y'), { ifAbsent: true }), { code: 'UNSUPPORTED' })
     await assert.rejects(async () => driver.copy?.('a', 'b', { ifAbsent: true }), { code: 'UNSUPPORTED' })
     assert.equal((await contentOf(driver, 'a')).toString(), 'x')
+    const auth = new Auth(options(''), v1)
+    const { storageUrl, token } = await auth.session()
+    await auth.close()
+    const headers = { 'x-auth-token': token, 'if-none-match': '*', 'content-length': 1, expect: '100-continue' }
+    const url = `${storageUrl.href}/conditions-${run}/b`
+    const writers = ['1', '2'].map((body) => ({ body, request: http.request(url, { method: 'PUT', headers }) }))
+    // It has looked what is there before it wants to have the body.
+    await Promise.all(
+      writers.map(async ({ request }) => {
+        request.flushHeaders()
+        await once(request, 'continue')
+      }),
+    )
+    const statuses = writers.map(async ({ body, request }) => {
+      request.end(body)
+      const [response] = (await once(request, 'response')) as [http.IncomingMessage]
+      response.resume()
+      return response.statusCode
+    })
+    assert.deepEqual(await Promise.all(statuses), [201, 201])
   })
 
   test('keys with every awkward character are kept apart and listed in order', async () => {
@@ -787,6 +823,17 @@ function testWhatIsSpecial(options: OptionsOf) {
     await Promise.all(keys.map(async (key) => driver.write(key, toBody(key))))
     await driver.deleteMany?.(keys)
     assert.deepEqual(await Array.fromAsync(driver.list('')), [])
+  })
+
+  test('one file of many that cannot be deleted keeps no other, and is told', async (t) => {
+    const relay = await relaying(t, options('').port, (url) => (url.endsWith('/stuck') ? undefined : url))
+    await using direct = closing(await made(options('stuck', { segmentSize: 1000 })))
+    await using driver = closing(swiftDriver(options(`stuck-${run}`, { port: relay })))
+    const keys = ['a', 'large', 'stuck', 'z']
+    for (const key of keys) await direct.write(key, toBody(randomBytes(key === 'large' ? 3000 : 10)))
+    await assert.rejects(async () => driver.deleteMany?.(keys), { code: 'UNREACHABLE', message: /stuck/ })
+    const left = (await Array.fromAsync(direct.list(''))).map(({ key }) => key)
+    assert.deepEqual([left, await segmentsOf(options(`stuck-${run}`))], [['stuck'], []])
   })
 
   test('temporary URLs work without a token, for reading and for writing, with a key of ours or of the account', async () => {

@@ -41,6 +41,11 @@ user_other_tester = testing2 .admin
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = $host:$memcached
+memcache_max_connections = 64
+pool_timeout = 30
+io_timeout = 30
+connect_timeout = 30
+error_suppression_limit = 1000000
 [filter:authtoken]
 paste.filter_factory = keystonemiddleware.auth_token:filter_factory
 auth_url = http://$host:$keystone

@@ -2,6 +2,7 @@
 import { onAbort } from '../../core/abort.ts'
 import { StowageError } from '../../core/errors.ts'
 import { HttpClient, type HttpResponse } from '../http-client.ts'
+import { readJson } from './json.ts'
 
 /** The server that gives tokens. It alone is sent the secret. */
 export interface AuthServer {
@@ -47,11 +48,15 @@ export interface Session {
   /** The account, below which are its containers. */
   storageUrl: URL
   token: string
-  /** In milliseconds since the epoch. */
-  expiresMs?: number
 }
 
-/** Tokens that are about to end are replaced so long before. */
+/** A session, and its times in milliseconds since the epoch. */
+interface Held extends Session {
+  renewMs: number
+  endMs: number
+}
+
+/** A token is replaced so long before its end, or when a fifth of its time is left. */
 const marginMs = 5 * 60_000
 
 /** Logs in when somebody needs a token, once however many do, and again before it ends. */
@@ -59,7 +64,7 @@ export class Auth {
   readonly #server: AuthServer
   readonly #login: Login
   readonly #client: HttpClient
-  #session: Session | undefined
+  #held: Held | undefined
   #logging: Promise<Session> | undefined
 
   constructor(server: AuthServer, login: Login) {
@@ -68,16 +73,22 @@ export class Auth {
     this.#client = new HttpClient(server)
   }
 
-  /** A token that has not ended. Rejects with DENIED, UNREACHABLE, TIMEOUT, ABORTED, or INVALID_CONFIG. */
+  /**
+   * A token that has not ended; one that is about to is renewed behind it. Rejects with DENIED, UNREACHABLE, TIMEOUT,
+   * ABORTED, or INVALID_CONFIG.
+   */
   async session(signal?: AbortSignal): Promise<Session> {
-    const known = this.#session
-    if (known && !(known.expiresMs !== undefined && known.expiresMs - marginMs <= Date.now())) return known
-    return this.#renew(signal)
+    const [held, now] = [this.#held, Date.now()]
+    if (held && now < held.renewMs) return held
+    const renewed = this.#renew(signal)
+    if (!held || now >= held.endMs) return renewed
+    renewed.catch(() => undefined) // while this one is good, nobody has to know
+    return held
   }
 
   /** Another token than one that was refused. */
   async after(refused: Session, signal?: AbortSignal): Promise<Session> {
-    if (this.#session?.token === refused.token) this.#session = undefined
+    if (this.#held?.token === refused.token) this.#held = undefined
     return this.session(signal)
   }
 
@@ -100,44 +111,35 @@ export class Auth {
   }
 
   async #logIn(): Promise<Session> {
-    try {
-      const session = this.#login.version === 1 ? await this.#logInV1(this.#login) : await this.#logInV3(this.#login)
-      this.#checkStorage(session.storageUrl)
-      this.#session = session
-      return session
-    } catch (error) {
-      // It is renewed early so that a failure of the server can be lived with for a while.
-      if (this.#session?.expiresMs !== undefined && this.#session.expiresMs > Date.now()) return this.#session
-      throw error
-    }
+    const login = this.#login
+    const { session, lifeMs } = login.version === 1 ? await this.#logInV1(login) : await this.#logInV3(login)
+    this.#checkStorage(session.storageUrl)
+    const endMs = Date.now() + lifeMs
+    this.#held = { ...session, endMs, renewMs: endMs - Math.min(marginMs, lifeMs / 5) }
+    return session
   }
 
-  async #logInV1({ path = '/auth/v1.0', user, key }: LoginV1): Promise<Session> {
+  async #logInV1({ path = '/auth/v1.0', user, key }: LoginV1): Promise<Fresh> {
     const headers = { 'x-auth-user': user, 'x-auth-key': key }
     const response = await this.#ask('GET', path, headers)
     await response.bytes()
     const { 'x-storage-url': url, 'x-auth-token': token, 'x-auth-token-expires': seconds } = response.headers
     if (!url || !token) throw this.#strange('no X-Storage-Url and X-Auth-Token')
-    return {
-      storageUrl: this.#parse(url),
-      token,
-      ...(seconds && /^\d+$/.test(seconds) ? { expiresMs: Date.now() + Number(seconds) * 1000 } : {}),
-    }
+    const lifeMs = seconds && /^\d+$/.test(seconds) ? Number(seconds) * 1000 : Number.POSITIVE_INFINITY
+    return { session: { storageUrl: this.#parse(url), token }, lifeMs }
   }
 
-  async #logInV3(login: LoginV3): Promise<Session> {
+  async #logInV3(login: LoginV3): Promise<Fresh> {
     const body = Buffer.from(JSON.stringify({ auth: authOf(login) }))
     const path = `${(login.path ?? '/v3').replace(/\/+$/, '')}/auth/tokens`
     const response = await this.#ask('POST', path, { 'content-type': 'application/json' }, body)
-    const answer = parseJson((await response.bytes()).toString()) as { token?: Token } | undefined
+    const { token: found } = readJson(await response.bytes()) as { token?: Token }
     const token = response.headers['x-subject-token']
-    if (!answer?.token || !token) throw this.#strange('no token')
-    const expiresMs = Date.parse(answer.token.expires_at ?? '')
-    return {
-      storageUrl: this.#parse(this.#findStorage(answer.token, login)),
-      token,
-      ...(Number.isNaN(expiresMs) ? {} : { expiresMs }),
-    }
+    if (!found || !token) throw this.#strange('no token')
+    // Their clock may be another than ours.
+    const lifeMs = Date.parse(found.expires_at ?? '') - Date.parse(found.issued_at ?? '')
+    const storageUrl = this.#parse(this.#findStorage(found, login))
+    return { session: { storageUrl, token }, lifeMs: Number.isNaN(lifeMs) ? Number.POSITIVE_INFINITY : lifeMs }
   }
 
   /** Which of several regions is meant is never guessed: files would go to the wrong one. */
@@ -211,7 +213,13 @@ export class Auth {
   }
 }
 
+interface Fresh {
+  session: Session
+  lifeMs: number
+}
+
 interface Token {
+  issued_at?: string
   expires_at?: string
   catalog?: { type: string; endpoints?: Endpoint[] }[]
 }
@@ -238,12 +246,4 @@ function authOf({ proof }: LoginV3) {
 /** Keystone's first domain has the id `default`, and is meant where none is named. */
 function domainOf(name = 'default') {
   return name === 'default' ? { id: name } : { name }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
 }

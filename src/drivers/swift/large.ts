@@ -7,6 +7,7 @@ import { hash, randomUUID } from 'node:crypto'
 import { codeOf, StowageError, type ErrorCode } from '../../core/errors.ts'
 import { retry } from '../../core/retry.ts'
 import type { HttpResponse } from '../http-client.ts'
+import { readJson } from './json.ts'
 import type { Segment } from './segments.ts'
 import { each, removeAll } from './removal.ts'
 import { encodePath, unlessAbsent, type Service } from './service.ts'
@@ -322,7 +323,7 @@ async function readManifest(place: Place, path: string, signal: AbortSignal | un
     response?.stream().destroy()
     return { paths: [], lines: undefined }
   }
-  const stored = JSON.parse((await response.bytes()).toString()) as StoredLine[]
+  const stored = readJson(await response.bytes()) as StoredLine[]
   const former: Former = { paths: [], lines: [] }
   const manifests: string[] = []
   for (const { name, hash: etag, bytes, range, sub_slo: isManifest } of stored) {

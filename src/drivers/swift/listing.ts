@@ -1,8 +1,8 @@
 /** Listings of a Swift container, page by page. */
-import { StowageError } from '../../core/errors.ts'
 import { cleanKey, compareKeys } from '../../core/keys.ts'
 import type { Entry, ListOptions } from '../../store/driver.ts'
 import { placeOf } from '../../store/driving.ts'
+import { readJson } from './json.ts'
 import { hidden } from './large.ts'
 import { etagOf, type Service } from './service.ts'
 
@@ -37,7 +37,8 @@ export async function* listed(
   for (let marker = after; ; ) {
     if (marker !== undefined) query['marker'] = marker
     const response = await service.request({ method: 'GET', path: `/${container}`, query, signal })
-    const page = linesOf(await response.bytes(pageBytes))
+    const bytes = await response.bytes(pageBytes)
+    const page = bytes.byteLength === 0 ? [] : (readJson(bytes) as Line[])
     for (const line of page) {
       const entry = entryOf(line)
       if (entry && (after === undefined || compareKeys(placeOf(entry), after) > 0)) yield entry
@@ -47,20 +48,6 @@ export async function* listed(
     if (end === undefined || (marker !== undefined && compareKeys(end, marker) <= 0)) return
     marker = end.startsWith(hidden) ? `${hidden}\u{10ffff}` : end
   }
-}
-
-function linesOf(bytes: Buffer): Line[] {
-  if (bytes.byteLength === 0) return []
-  try {
-    const lines: unknown = JSON.parse(bytes.toString())
-    if (Array.isArray(lines)) return lines as Line[]
-  } catch {
-    // told below
-  }
-  throw new StowageError(
-    'UNREACHABLE',
-    `The answer is not the JSON that Swift sends: ${JSON.stringify(bytes.toString('utf8', 0, 80))}.`,
-  )
 }
 
 /** What a line means here. Others put markers of directories and names such as `a//b` into containers, which are no keys. */

@@ -3,8 +3,9 @@ import { StowageError } from '../../core/errors.ts'
 import { Limit } from '../../core/limit.ts'
 import { codeOfStatus, encodePath, unlessAbsent, type Service } from './service.ts'
 
-const batchPaths = 1000
-const batchesAtOnce = 4
+/** Within one request Swift deletes only two at a time. */
+const batchPaths = 200
+const batchesAtOnce = 8
 const singlesAtOnce = 16
 
 /** Deletes the objects of the paths and nothing they refer to; absent ones are success. Tries all, then rejects with the first failure. */

@@ -214,21 +214,23 @@ class SwiftDriver implements Driver {
   async delete(key: string, options: CallOptions = {}): Promise<void> {
     this.#check(options)
     const path = this.#path(key)
-    const former = await formerOf(this.#place, path, options.signal)
-    await remove(this.#service, path, options.signal)
-    await discard(this.#place, former.paths)
+    const { paths } = await formerOf(this.#place, path, options.signal)
+    await this.#remove(path, paths, options.signal)
   }
 
   async deleteMany(keys: readonly string[], options: CallOptions = {}): Promise<void> {
     this.#check(options)
-    const paths = keys.map((key) => this.#path(key))
-    const look = async (path: string) => formerOf(this.#place, path, options.signal)
-    const former = await each(paths, looksAtOnce, look, options.signal)
-    await removeAll(this.#service, paths, options.signal)
-    await discard(
-      this.#place,
-      former.flatMap((one) => one.paths),
-    )
+    const { signal } = options
+    const [plain, failures]: [string[], unknown[]] = [[], []]
+    const fail = (error: unknown) => void failures.push(error)
+    const look = async (path: string) => {
+      const { paths } = await formerOf(this.#place, path, signal)
+      if (paths.length === 0) plain.push(path)
+      else await this.#remove(path, paths, signal)
+    }
+    await each(keys, looksAtOnce, async (key) => look(this.#path(key)).catch(fail), signal)
+    await removeAll(this.#service, plain, signal).catch(fail)
+    if (failures.length > 0) throw failures[0]
   }
 
   async copy(from: string, to: string, options: CallOptions & { ifAbsent?: boolean } = {}): Promise<FileInfo> {
@@ -287,6 +289,12 @@ class SwiftDriver implements Driver {
 
   #path(key: string): string {
     return `/${this.#options.container}/${key}`
+  }
+
+  /** First what has the key, so that it is there whole or not at all; then its segments. */
+  async #remove(path: string, segments: readonly string[], signal: AbortSignal | undefined) {
+    await remove(this.#service, path, signal)
+    await discard(this.#place, segments)
   }
 
   async #writeSmall(key: string, segment: Pick<Segment, 'bytes' | 'md5'>, options: WriteOptions): Promise<FileInfo> {
@@ -415,7 +423,6 @@ function keptHeaders(headers: Record<string, string>): Record<string, string> {
     'content-encoding',
     'content-language',
     'expires',
-    'x-delete-at',
   ]
   const kept = Object.entries(headers).filter(([name]) => names.includes(name) || name.startsWith('x-object-meta-'))
   return Object.fromEntries(kept)
