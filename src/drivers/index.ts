@@ -11,6 +11,7 @@ import { cloudFrontUrl } from './cloudfront.ts'
 
 type Open = (url: StorageUrl) => Promise<Driver>
 
+const ftp: Open = async (url) => (await import('./ftp/ftp.ts')).ftpFromUrl(url)
 const http: Open = async (url) => (await import('./http/http.ts')).httpFromUrl(url)
 const swift: Open = async (url) => (await import('./swift/swift.ts')).swiftFromUrl(url)
 const webdav: Open = async (url) => (await import('./webdav/webdav.ts')).webdavFromUrl(url)
@@ -19,6 +20,8 @@ const webdav: Open = async (url) => (await import('./webdav/webdav.ts')).webdavF
 const schemes: Record<string, Open> = {
   __proto__: null as never,
   file: async (url) => (await import('./file.ts')).fileFromUrl(url),
+  ftp,
+  ftps: ftp,
   http,
   https: http,
   memory: async (url) => (await import('./memory.ts')).memoryFromUrl(url),

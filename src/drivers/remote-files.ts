@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { Readable } from 'node:stream'
+import { toBody } from '../core/bytes.ts'
 import { codeOf, isNotFound, StowageError } from '../core/errors.ts'
 import type {
   Body,
@@ -66,7 +67,7 @@ const cleaningMs = 5000
 /** Others may take an empty directory away just as we want to use it. */
 const attemptsAtMost = 5
 
-/** A directory of a remote file system as a driver. `root` is its path without a slash at its end. */
+/** A directory of a remote file system as a driver. `root` is its path; empty for where the server puts us. */
 export function remoteDriver(files: RemoteFiles, root: string): Driver {
   return new RemoteDriver(files, root)
 }
@@ -109,6 +110,11 @@ class RemoteDriver implements Driver {
     }
     await this.#publish(key, options, fill, () => !counted.isBegun)
     return { key, size: counted.size }
+  }
+
+  async writeBytes(key: string, bytes: Uint8Array, options: WriteOptions = {}): Promise<FileInfo> {
+    checkSize(key, bytes.byteLength, options.size)
+    return this.write(key, toBody(bytes), options)
   }
 
   async stat(key: string, options: CallOptions = {}): Promise<FileInfo> {
@@ -175,7 +181,7 @@ class RemoteDriver implements Driver {
 
   #path(key: string): string {
     if (key === '') return this.#root === '' ? '.' : this.#root
-    return this.#root === '' ? key : `${this.#root}/${key}`
+    return this.#root === '' ? key : `${this.#root.replace(/\/$/, '')}/${key}`
   }
 
   /** Lets `fill` make a temporary file, and puts that under its key. Nothing remains of a failure. */
