@@ -156,6 +156,8 @@ export class FaultProxy implements AsyncDisposable {
 }
 
 function resetBoth({ client, server }: Link) {
-  client.resetAndDestroy()
-  server?.resetAndDestroy()
+  // Node never closes a handle that is reset while it shuts down, and turns in circles when the process ends.
+  for (const socket of server ? [client, server] : [client])
+    if (socket.writableEnded && !socket.writableFinished) socket.destroy()
+    else socket.resetAndDestroy()
 }
