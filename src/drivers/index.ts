@@ -19,6 +19,7 @@ const webdav: Open = async (url) => (await import('./webdav/webdav.ts')).webdavF
 /** The kinds of places, by the schemes of their URLs. Each is loaded when it is first used. */
 const schemes: Record<string, Open> = {
   __proto__: null as never,
+  azure: async (url) => (await import('./azure/azure.ts')).azureFromUrl(url),
   file: async (url) => (await import('./file.ts')).fileFromUrl(url),
   ftp,
   ftps: ftp,
