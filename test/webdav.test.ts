@@ -386,6 +386,11 @@ function testNginx(place: Place) {
         code: 'INVALID_ARGUMENT',
         message: /larger than the server takes/,
       })
+    const silent = async function* () {
+      yield* pieces(randomBytes(1_000_000))
+      await new Promise(() => {})
+    }
+    await assert.rejects(driver.write('a', silent(), { size: 9_000_000 }), { code: 'INVALID_ARGUMENT' })
     assert.equal((await bytesOf(driver, 'a')).toString(), 'x')
   })
 
@@ -426,10 +431,10 @@ function testAnswers() {
     const body = `<multistatus xmlns="DAV:" xmlns:x="urn:other">
       <response><href>/dir</href><propstat><prop><resourcetype><collection/></resourcetype></prop>
         <status>HTTP/1.1 200 OK</status></propstat></response>
-      <A:response xmlns:A="DAV:"><A:href>/dir/f</A:href><A:propstat><A:prop><x:getcontentlength>9</x:getcontentlength>
-        <B:getcontentlength xmlns:B="DAV:"> 5 </B:getcontentlength><A:resourcetype><x:collection/></A:resourcetype></A:prop>
-        <A:status>HTTP/1.1 200 OK</A:status></A:propstat><A:propstat><A:prop><A:resourcetype><A:collection/></A:resourcetype>
-        </A:prop><A:status>HTTP/1.1 404 Not Found</A:status></A:propstat></A:response>
+      <A:response xmlns:A="DAV:"><A:href>/dir/f</A:href><A:propstat><A:prop><A:resourcetype><A:collection/></A:resourcetype>
+        </A:prop><A:status>HTTP/1.1 404 Not Found</A:status></A:propstat><A:propstat><A:prop>
+        <x:getcontentlength>9</x:getcontentlength><B:getcontentlength xmlns:B="DAV:"> 5 </B:getcontentlength>
+        <A:resourcetype><x:collection/></A:resourcetype></A:prop><A:status>HTTP/1.1 200 OK</A:status></A:propstat></A:response>
       <response><href>/dir/gone</href><status>HTTP/1.1 404 Not Found</status></response></multistatus>`
     await using fake = await FakeWeb.open(() => ({ status: 207, body }))
     await using driver = driverOf(fake)
@@ -582,6 +587,19 @@ function testAnswers() {
     assert.deepEqual([sized?.path, sized?.headers['x-oc-mtime']], ['/home/a', '1000000000'])
     assert.match((await put())?.path ?? '', /^\/home\/\.stowage-tmp\/[\w-]+$/)
     assert.deepEqual([...dav.files.keys()], ['/home/a'])
+  })
+
+  test('a server that only speaks of itself like Apache is not trusted like it', async () => {
+    for (const [says, path] of [
+      ['1,2, <http://apache.org/dav/propset/fs/1>', /^\/\.stowage-tmp\//],
+      ['1,2, nextcloud-checksum-update', /^\/a$/],
+    ] as const) {
+      const dav = new FakeDav(says)
+      await using fake = await FakeWeb.open((request) => dav.answer(request))
+      await using driver = driverOf(fake)
+      await driver.write('a', toBody('x'))
+      assert.match(fake.heard.find(({ method }) => method === 'PUT')?.path ?? '', path)
+    }
   })
 
   test('a server that drops bodies of unknown length is found out before anything is replaced', async () => {
