@@ -17,6 +17,7 @@ export {
   type Partial,
   type Which,
 } from './store/locations.ts'
+export { checkPlace, type CheckPlaceOptions, type Finding } from './store/check.ts'
 export { FileWriter } from './store/file-writer.ts'
 export { repair, repairKey, type Repaired, type RepairOptions, type RepairSummary } from './store/repair.ts'
 export { mounted } from './store/mounts.ts'

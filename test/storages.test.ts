@@ -14,6 +14,9 @@ const samples: Record<string, string> = {
   memory: 'memory:',
   http: 'https://host',
   webdav: 'webdavs://user:password@host',
+  sftp: 'sftp://user:password@host/folder',
+  ftp: 'ftp://user:password@host/folder',
+  azure: 'azure://account.blob.core.windows.net/container?access_key=a2V5',
   s3: 's3://key:secret@host?s3_bucket=bucket',
   swift: 'swift://user:key@host?container=container',
 }

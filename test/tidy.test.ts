@@ -11,7 +11,7 @@ const layers = [
   ['drivers', 'state'],
   ['cache'],
   ['filestore', 'conveyor', 'mount'],
-  ['server'],
+  ['server', 'middleware'],
   ['daemon'],
   ['cli'],
 ]

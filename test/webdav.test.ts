@@ -574,19 +574,19 @@ function testAnswers() {
   test('Nextcloud is sent what has a length straight to its key, and the rest by a temporary name', async () => {
     const dav = new FakeDav('1, 3, extended-mkcol, oc-resource-sharing')
     await using fake = await FakeWeb.open((request) => dav.answer(request))
-    await using driver = driverOf(fake, { home: 'home' })
+    await using driver = driverOf(fake, { home: 'here' })
     const bytes = randomBytes(1_000_000)
     const put = async (size?: number) => {
-      await driver.write('home/a', pieces(bytes), {
+      await driver.write('here/a', pieces(bytes), {
         modified: new Date(1e12 + 999),
         ...(size !== undefined && { size }),
       })
       return fake.heard.findLast(({ method }) => method === 'PUT')
     }
     const sized = await put(bytes.byteLength)
-    assert.deepEqual([sized?.path, sized?.headers['x-oc-mtime']], ['/home/a', '1000000000'])
-    assert.match((await put())?.path ?? '', /^\/home\/\.stowage-tmp\/[\w-]+$/)
-    assert.deepEqual([...dav.files.keys()], ['/home/a'])
+    assert.deepEqual([sized?.path, sized?.headers['x-oc-mtime']], ['/here/a', '1000000000'])
+    assert.match((await put())?.path ?? '', /^\/here\/\.stowage-tmp\/[\w-]+$/)
+    assert.deepEqual([...dav.files.keys()], ['/here/a'])
   })
 
   test('a server that only speaks of itself like Apache is not trusted like it', async () => {

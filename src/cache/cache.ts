@@ -15,7 +15,7 @@ import { isOwnerAlive, owner } from '../core/owner.ts'
 import type { ByteRange, FileInfo, OpenFile } from '../store/driver.ts'
 import { Blocks } from './blocks.ts'
 import { Catalogue, type Line } from './catalogue.ts'
-import { Entry } from './entry.ts'
+import { Entry, type Filling } from './entry.ts'
 import { Fill, NoRoom } from './fill.ts'
 import { HotBlocks } from './hot-blocks.ts'
 
@@ -335,8 +335,8 @@ export class Cache {
   }
 
   /** A fill that is about to bring the block, or the only one that can. */
-  #bringing(origin: Origin, { fills, blocks }: Entry, block: number): Fill | undefined {
-    const near = (fill: Fill) => !origin.range || (block - fill.next) * blocks.blockBytes <= patienceBytes
+  #bringing(origin: Origin, { fills, blocks }: Entry, block: number): Filling | undefined {
+    const near = (fill: Filling) => !origin.range || (block - fill.next) * blocks.blockBytes <= patienceBytes
     return [...fills].find((fill) => fill.brings(block) && near(fill))
   }
 

@@ -2,11 +2,26 @@
 import * as sync from 'node:fs'
 import * as fs from 'node:fs/promises'
 import type { FileInfo } from '../store/driver.ts'
-import { Blocks } from './blocks.ts'
-import type { Fill } from './fill.ts'
+import type { Blocks } from './blocks.ts'
 
 /** Up to this size a block is read without leaving the thread: going to the pool and back costs more. */
 const smallBytes = 64 * 1024
+
+/** A stream on its way into an entry. */
+export interface Filling {
+  /** The first block that has not arrived. */
+  readonly next: number
+  /** Will it bring this block? */
+  brings(block: number): boolean
+  /** Resolves when a block has arrived or the stream is over; rejects with what it failed of, or with ABORTED. */
+  arrival(block: number, signal: AbortSignal | undefined): Promise<void>
+  /** Fetches no further than `block` if nobody follows it: those who wanted more have left. */
+  shorten(block: number): void
+  /** Ends it; who waits for it hears of the error. */
+  abort(error: unknown): void
+  /** Resolves when it is over, whether or not it went well. */
+  readonly done: Promise<void>
+}
 
 /** What the cache keeps of a file. */
 export class Entry {
@@ -17,7 +32,7 @@ export class Entry {
   readonly blocks: Blocks
   readonly file: string
   /** Under way; each is for other blocks than the others. */
-  readonly fills = new Set<Fill>()
+  readonly fills = new Set<Filling>()
   /** Who reads it now: it must not be evicted. */
   readers = 0
   /** When it was read last, in milliseconds since the epoch. */

@@ -2,7 +2,7 @@
 import { onAbort } from '../core/abort.ts'
 import { StowageError } from '../core/errors.ts'
 import type { OpenFile } from '../store/driver.ts'
-import type { Entry } from './entry.ts'
+import type { Entry, Filling } from './entry.ts'
 
 /** There is no room for a block: whoever wants it has to get it past the cache. */
 export class NoRoom extends Error {}
@@ -14,7 +14,7 @@ export interface FillHost {
 }
 
 /** Fetches the blocks from `next` up to `end` in order. It ends early when nobody follows it any more. */
-export class Fill {
+export class Fill implements Filling {
   readonly entry: Entry
   readonly #host: FillHost
   /** The first block that has not arrived. */
@@ -25,7 +25,6 @@ export class Fill {
   readonly #stop = new AbortController()
   #progress = Promise.withResolvers<void>()
   #failure: { error: unknown } | undefined
-  /** Resolves when it is over, whether or not it went well. */
   readonly done: Promise<void>
 
   constructor(
@@ -44,12 +43,10 @@ export class Fill {
     this.done = this.#run(open)
   }
 
-  /** Will it bring this block? */
   brings(block: number): boolean {
     return block >= this.next && block < this.end
   }
 
-  /** Resolves when a block has arrived or the fill is over; rejects with what the fill failed of, or with ABORTED. */
   async arrival(block: number, signal: AbortSignal | undefined): Promise<void> {
     this.#followers++
     try {
@@ -60,12 +57,10 @@ export class Fill {
     }
   }
 
-  /** Fetches no further than `block` if nobody follows it: those who wanted more have left. */
   shorten(block: number): void {
     if (this.#followers === 0) this.end = Math.min(this.end, Math.max(this.next + 1, block))
   }
 
-  /** Ends it; who waits for it hears of the error. */
   abort(error: unknown): void {
     this.#failure ??= { error }
     this.#stop.abort(error)

@@ -461,8 +461,11 @@ class Incoming {
 
   #frame(status: number, headers: Record<string, string>) {
     const { 'content-length': length, 'transfer-encoding': coding } = headers
-    if (this.#isHead || status === 204 || status === 304) this.#finish()
-    else if (coding !== undefined) {
+    if (this.#isHead || status === 204 || status === 304) {
+      this.#finish()
+      // Some servers send the end of a body that is none; it may come at any moment.
+      if (coding !== undefined) this.isLast = true
+    } else if (coding !== undefined) {
       if (!/^chunked$/i.test(coding)) throw new Error('it encodes what it sends in a way nobody asked for')
       this.#framing = 'chunked'
     } else if (length === undefined) {

@@ -5,7 +5,7 @@ import { codeOf, isNotFound, StowageError, type ErrorCode } from '../core/errors
 import type { CallOptions, Driver } from './driver.ts'
 
 /** What is tried, in this order. */
-export type Ability = 'write' | 'read' | 'range' | 'list' | 'signed URL' | 'delete'
+type Ability = 'write' | 'read' | 'range' | 'list' | 'signed URL' | 'delete'
 
 /** What came of it. */
 export interface Finding {
