@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { globSync } from 'node:fs'
 import * as path from 'node:path'
 
-const parts = ['measure', 'scene', 'run']
+const parts = ['measure', 'scene', 'servers', 'run']
 const all = globSync('*.ts', { cwd: import.meta.dirname }).map((file) => path.parse(file).name)
 const known = all.filter((name) => !parts.includes(name)).sort()
 const wanted = process.argv.slice(2)

@@ -346,6 +346,15 @@ describe('storage verbs', { timeout: 120_000 }, () => {
     assert.equal((await run('cp', '-r', 'nothing-here', 'memory:')).status, 1)
   })
 
+  test('cp --verify reads back what it has copied, file by file and whole trees, in every direction', async (t) => {
+    const { run, write, read } = place(t)
+    write('tree/large.bin', Buffer.alloc(400_000, 'x'))
+    assert.equal((await run('cp', '-r', '--verify', 'tree', 'file:copy')).status, 0)
+    assert.equal((await run('cp', '-r', '--verify', 'file:copy', 'file:again')).status, 0)
+    assert.equal((await run('cp', '--verify', 'file:again/large.bin', 'file:third/large.bin')).status, 0)
+    assert.equal(read('third/large.bin').length, 400_000)
+  })
+
   test('cp -r goes on after a file that fails, and ends with status 3', {
     skip: process.platform === 'win32',
   }, async (t) => {

@@ -1,4 +1,5 @@
 /** Copies directories of files between places: many at once, small ones whole, large ones as streams. */
+import { createHash, hash, type Hash } from 'node:crypto'
 import { closeSync, constants, fstatSync, openSync, readSync, readdirSync, type Dirent } from 'node:fs'
 import * as path from 'node:path'
 import { lookup } from 'mrmime'
@@ -7,7 +8,7 @@ import { codeOf, StowageError } from '../core/errors.ts'
 import { FileBody } from '../core/file-body.ts'
 import { cleanKey } from '../core/keys.ts'
 import { AdaptiveLimit, Limit } from '../core/limit.ts'
-import type { Driver, FileInfo, WriteOptions } from '../store/driver.ts'
+import type { FileInfo, WriteOptions } from '../store/driver.ts'
 import type { Place } from './places.ts'
 
 /** Files up to so many bytes are read whole and sent in one piece. */
@@ -31,6 +32,8 @@ export interface CopyOptions {
   signal: AbortSignal
   /** Files at once; adapts by itself when absent. */
   maxConnections?: number
+  /** Read each copy back and compare. A copy that is not the same is a failure (CORRUPT), and stays. */
+  verify?: boolean
   /** Called after each file. */
   onProgress: (copied: Copied) => void
   /** Called for each file that could not be copied. */
@@ -47,17 +50,39 @@ type CopyOne = () => Promise<number>
 export async function copyTree(from: Place, to: Place, options: CopyOptions): Promise<Copied> {
   refuseOverlap(from, to)
   const local = from.store.driver.localPath?.(from.key === '' ? '.' : from.key)
-  const files = local === undefined ? storedFiles(from, to, options.signal) : localFiles(local, to, options.signal)
+  const files = local === undefined ? storedFiles(from, to, options) : localFiles(local, to, options)
   const limit = options.maxConnections === undefined ? new AdaptiveLimit() : new Limit(options.maxConnections)
   return new Copying(limit, options).run(files)
 }
 
 /** Copies one file. Within one store the store does it, where it can. */
-export async function copyFile(from: Place, to: Place, signal: AbortSignal): Promise<FileInfo> {
+export async function copyFile(
+  from: Place,
+  to: Place,
+  { signal, verify = false }: Pick<CopyOptions, 'signal' | 'verify'>,
+): Promise<FileInfo> {
+  const info = await copyOnce(from, to, signal)
+  if (verify) await compare(await digestOf(from, signal), to, signal)
+  return info
+}
+
+async function copyOnce(from: Place, to: Place, signal: AbortSignal): Promise<FileInfo> {
   if (from.store === to.store) return from.store.copy(from.key, to.key, { signal })
-  const source = from.store.driver
-  const { info, body } = await source.read(from.key, { signal })
+  const { info, body } = await from.store.driver.read(from.key, { signal })
   return to.store.driver.write(to.key, body, { ...describe(info, to), signal })
+}
+
+/** Reads a copy back. Rejects with CORRUPT when its digest is another than this. */
+async function compare(digest: string, to: Place, signal: AbortSignal): Promise<void> {
+  if ((await digestOf(to, signal)) === digest) return
+  throw new StowageError('CORRUPT', `${to.key} in ${to.store.location} is not what was copied there.`)
+}
+
+async function digestOf({ store, key }: Place, signal: AbortSignal): Promise<string> {
+  const { body } = await store.driver.read(key, { signal })
+  const sum = createHash('sha256')
+  for await (const chunk of body) sum.update(chunk as Uint8Array)
+  return sum.digest('hex')
 }
 
 class Copying {
@@ -126,7 +151,7 @@ class Copying {
 }
 
 /** The files below a directory of this machine. This path is lean: it is what many small files cost. */
-function* localFiles(root: string, to: Place, signal: AbortSignal): Generator<[string, CopyOne]> {
+function* localFiles(root: string, to: Place, options: CopyOptions): Generator<[string, CopyOne]> {
   const prefix = to.key === '' ? '' : `${to.key}/`
   const directories = ['']
   for (let relative = directories.pop(); relative !== undefined; relative = directories.pop())
@@ -140,7 +165,10 @@ function* localFiles(root: string, to: Place, signal: AbortSignal): Generator<[s
       if (name === '.stowage-tmp') continue
       if (entry.isDirectory()) directories.push(name)
       else if (entry.isFile())
-        yield [name, async () => sendLocal(`${root}/${name}`, cleanKey(prefix + name), to.store.driver, signal)]
+        yield [
+          name,
+          async () => sendLocal(`${root}/${name}`, { store: to.store, key: cleanKey(prefix + name) }, options),
+        ]
     }
 }
 
@@ -154,12 +182,19 @@ function entriesOf(root: string, relative: string): Dirent[] | [Error] {
   }
 }
 
-async function sendLocal(file: string, key: string, driver: Driver, signal: AbortSignal): Promise<number> {
+async function sendLocal(file: string, to: Place, { signal, verify }: CopyOptions): Promise<number> {
+  const { driver } = to.store
   const options: WriteOptions = { signal }
-  if (driver.supports.contentType) options.contentType = lookup(key)
+  if (driver.supports.contentType) options.contentType = lookup(to.key)
   const bytes = openSmall(file, options)
-  if (bytes !== undefined && driver.writeBytes) await driver.writeBytes(key, bytes, options)
-  else await driver.write(key, new FileBody(file), options)
+  if (bytes !== undefined && driver.writeBytes) await driver.writeBytes(to.key, bytes, options)
+  else await driver.write(to.key, new FileBody(file), options)
+  if (verify && bytes) await compare(hash('sha256', bytes), to, signal)
+  else if (verify) {
+    const sum = createHash('sha256')
+    for await (const chunk of new FileBody(file)) sum.update(chunk)
+    await compare(sum.digest('hex'), to, signal)
+  }
   return options.size ?? 0
 }
 
@@ -181,25 +216,35 @@ function openSmall(file: string, options: WriteOptions): Buffer | undefined {
   }
 }
 
-async function* storedFiles(from: Place, to: Place, signal: AbortSignal): AsyncGenerator<[string, CopyOne]> {
+async function* storedFiles(from: Place, to: Place, options: CopyOptions): AsyncGenerator<[string, CopyOne]> {
   const cut = from.key === '' ? 0 : from.key.length + 1
   const prefix = to.key === '' ? '' : `${to.key}/`
-  for await (const entry of from.store.list(from.key, { signal })) {
+  for await (const entry of from.store.list(from.key, { signal: options.signal })) {
     if (entry.kind !== 'file') continue
     const relative = entry.key.slice(cut)
     const target = { store: to.store, key: cleanKey(prefix + relative) }
-    yield [relative, async () => sendStored({ store: from.store, key: entry.key }, target, signal)]
+    yield [relative, async () => sendStored({ store: from.store, key: entry.key }, target, options)]
   }
 }
 
-async function sendStored(from: Place, to: Place, signal: AbortSignal): Promise<number> {
+async function sendStored(from: Place, to: Place, { signal, verify }: CopyOptions): Promise<number> {
   const { driver } = to.store
   if (from.store === to.store && driver.copy) return (await driver.copy(from.key, to.key, { signal })).size
   const { info, body } = await from.store.driver.read(from.key, { signal })
+  const sum = createHash('sha256')
+  const watched = verify ? hashed(body as AsyncIterable<Uint8Array>, sum) : body
   const options = { ...describe(info, to), signal }
-  if (info.size <= smallBytes && driver.writeBytes) await driver.writeBytes(to.key, await collect(body), options)
-  else await driver.write(to.key, body, options)
+  if (info.size <= smallBytes && driver.writeBytes) await driver.writeBytes(to.key, await collect(watched), options)
+  else await driver.write(to.key, watched, options)
+  if (verify) await compare(sum.digest('hex'), to, signal)
   return info.size
+}
+
+async function* hashed(body: AsyncIterable<Uint8Array>, sum: Hash): AsyncGenerator<Uint8Array> {
+  for await (const chunk of body) {
+    sum.update(chunk)
+    yield chunk
+  }
 }
 
 /** What of a file's description goes with it. */

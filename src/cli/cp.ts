@@ -11,13 +11,15 @@ interface Options {
   recursive?: boolean
   maxConnections?: string
   progress?: boolean
+  verify?: boolean
 }
 
 /** Copies; files that are there already are replaced. Exit status 3 when only some files could be copied. */
 export async function run(context: Context, [from = '', to = '']: string[], options: Options): Promise<number> {
   const maxConnections = options.maxConnections === undefined ? undefined : checkCount(options.maxConnections)
   await using places = new Places(context.config, { local: true })
-  if (!options.recursive) return copyOne(context, places, from, to)
+  const { verify = false } = options
+  if (!options.recursive) return copyOne(context, places, { from, to, verify })
   const { output, signal } = context
   const begun = performance.now()
   const pace = (copied: Copied) => {
@@ -27,6 +29,7 @@ export async function run(context: Context, [from = '', to = '']: string[], opti
   }
   const copied = await copyTree(await places.directory(from), await places.directory(to), {
     signal,
+    verify,
     ...(maxConnections === undefined ? {} : { maxConnections }),
     onProgress: (now) => output.progress(() => pace(now), { everywhere: options.progress ?? false }),
     onFailure: (key, error) => output.note(`stowage: ${key}: ${errorText(error)}`),
@@ -38,11 +41,15 @@ export async function run(context: Context, [from = '', to = '']: string[], opti
   return files > 0 ? exitCodes.someFailed : exitCodes.failed
 }
 
-async function copyOne({ output, signal }: Context, places: Places, from: string, to: string): Promise<number> {
+async function copyOne(
+  { output, signal }: Context,
+  places: Places,
+  { from, to, verify }: { from: string; to: string; verify: boolean },
+): Promise<number> {
   const source = await places.file(from)
   const target = await places.file(to, path.posix.basename(source.key))
   try {
-    const info = await copyFile(source, target, signal)
+    const info = await copyFile(source, target, { signal, verify })
     output.object({ files: 1, bytes: info.size, failed: 0 })
     output.line(`Copied ${source.key} to ${target.key} in ${target.store.location}, ${formatBytes(info.size)}.`)
   } catch (error) {

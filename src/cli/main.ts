@@ -145,6 +145,7 @@ const verbs: Description[] = [
     values: ['<from>', '<to>'],
     options: [
       ['-r, --recursive', 'a directory with all below it'],
+      ['--verify', 'read each copy back and compare'],
       ['--max-connections <n>', 'files at once (default: adapts by itself)'],
       ['--progress', 'say now and then how far it is, also where there is no terminal'],
     ],
