@@ -602,6 +602,23 @@ function testAnswers() {
     }
   })
 
+  test('a rename whose answer is lost has happened once, whoever repeats it', async () => {
+    const dav = new FakeDav('1')
+    let losses = 0
+    await using fake = await FakeWeb.open((request) => {
+      const told = dav.answer(request)
+      return request.method === 'MOVE' && losses-- > 0 ? 'nothing' : told
+    })
+    await using driver = driverOf(fake)
+    await driver.write('a', toBody('x'))
+    losses = 1
+    await driver.write('b', toBody('yy'))
+    losses = 1
+    assert.equal((await driver.move?.('a', 'c'))?.size, 1)
+    assert.deepEqual([...dav.files.keys()].sort(), ['/b', '/c'])
+    await assert.rejects(async () => driver.move?.('absent', 'c'), { code: 'NOT_FOUND' })
+  })
+
   test('a server that drops bodies of unknown length is found out before anything is replaced', async () => {
     const dav = new FakeDav('1', true)
     await using fake = await FakeWeb.open((request) => dav.answer(request))

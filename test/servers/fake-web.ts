@@ -19,24 +19,25 @@ export interface Told {
   body?: string | Uint8Array
 }
 
-/** Answers on a free port of 127.0.0.1 until it is disposed of. */
+/** Answers on a free port of 127.0.0.1 until it is disposed of; with nothing, by hanging up. */
 export class FakeWeb implements AsyncDisposable {
   readonly heard: Heard[] = []
   readonly #server: http.Server
 
-  private constructor(answer: (request: Heard) => Told) {
+  private constructor(answer: (request: Heard) => Told | 'nothing') {
     this.#server = http.createServer((incoming, outgoing) => {
       void collect(incoming as AsyncIterable<Buffer>).then((body) => {
         const { method = '', url = '', headers } = incoming
         const request = { method, path: url, headers, body }
         this.heard.push(request)
         const told = answer(request)
-        outgoing.writeHead(told.status, told.headers ?? {}).end(told.body)
+        if (told === 'nothing') incoming.socket.end()
+        else outgoing.writeHead(told.status, told.headers ?? {}).end(told.body)
       })
     })
   }
 
-  static async open(answer: (request: Heard) => Told): Promise<FakeWeb> {
+  static async open(answer: (request: Heard) => Told | 'nothing'): Promise<FakeWeb> {
     const fake = new FakeWeb(answer)
     await once(fake.#server.listen(0, '127.0.0.1'), 'listening')
     return fake

@@ -19,6 +19,7 @@ export interface SiteRequest {
   headers?: Record<string, string>
   body?: HttpRequest['body']
   size?: number | undefined
+  mayRepeat?: boolean
   signal?: AbortSignal | undefined
   /** Statuses besides 2xx that are answers, not failures. */
   accept?: readonly number[]
@@ -101,7 +102,7 @@ export class Site {
   }
 
   /** Sends it once, or again when the server has told how it wants to know who we are. */
-  async #send({ method, headers = {}, body, size, signal }: SiteRequest, url: URL): Promise<HttpResponse> {
+  async #send({ method, headers = {}, body, size, mayRepeat, signal }: SiteRequest, url: URL): Promise<HttpResponse> {
     const isHome = url.origin === this.#origin
     const client = isHome ? this.#client : this.#other(url)
     const authorization = isHome ? this.#authorization : undefined
@@ -120,6 +121,7 @@ export class Site {
         },
         ...(body && { body }),
         ...(size !== undefined && { size }),
+        ...(mayRepeat !== undefined && { mayRepeat }),
         ...(signal && { signal }),
       })
       if (grant && response.status !== 401) authorization?.accepted(grant)

@@ -97,10 +97,16 @@ export class Dav {
 
   /**
    * Renames or copies a file, over another file if there is one. A directory in its place is left alone (CONFLICT): the
-   * method would replace the whole tree, so it is only told to overwrite after a look at what is there.
+   * method would replace the whole tree, so it is only told to overwrite after a look at what is there. When the source
+   * is gone, `isDone` tells by the target whether it was this that moved it, before an answer that was lost.
    */
-  async transfer(method: 'MOVE' | 'COPY', from: string, to: string, signal: Signal): Promise<void> {
-    const request = { method, key: from, signal, accept: [301, 403, 404, 409, 412, 500] }
+  async transfer(
+    method: 'MOVE' | 'COPY',
+    [from, to]: readonly [string, string],
+    signal: Signal,
+    isDone: (target: Found | undefined) => boolean = () => false,
+  ): Promise<void> {
+    const request = { method, key: from, mayRepeat: true, signal, accept: [301, 403, 404, 409, 412, 500] }
     let overwrite = 'F'
     for (let attempt = 1; ; attempt++) {
       const headers = { destination: this.#site.urlOf(to).href, overwrite }
@@ -110,7 +116,10 @@ export class Dav {
       const target = await this.find(to, signal)
       if (target?.kind === 'directory') throw this.#inTheWay(to, 'a directory')
       if (attempt === attemptsAtMost) throw this.#site.refusal(request, response)
-      if (response.status === 404 && !(await this.find(from, signal))) throw this.absent(from)
+      if (response.status === 404 && !(await this.find(from, signal))) {
+        if (isDone(target)) return
+        throw this.absent(from)
+      }
       // Servers that take away what is replaced before they put the new in its place refuse who comes in between.
       overwrite = target ? 'T' : 'F'
       if (!target) await this.makeDirectory(parentOf(to), signal)
@@ -130,7 +139,7 @@ export class Dav {
       // A condition that fails although nothing has changed is none the server can judge.
       const isUseful = etag?.startsWith('"') && etag !== refused
       const headers: Record<string, string> = isUseful && etag !== undefined ? { 'if-match': etag } : {}
-      const request = { method: 'DELETE', key, headers, signal, accept: [404, 410, 412] }
+      const request = { method: 'DELETE', key, headers, mayRepeat: true, signal, accept: [404, 410, 412] }
       const response = await this.#site.request(request)
       await drain(response)
       if (response.status !== 412 && response.status !== 207) return
@@ -173,7 +182,14 @@ export class Dav {
   }
 
   async #mkcol(key: string, signal: Signal): Promise<number> {
-    const request = { method: 'MKCOL', key, isDirectory: true, signal, accept: [403, 404, 405, 409, 500] }
+    const request = {
+      method: 'MKCOL',
+      key,
+      isDirectory: true,
+      mayRepeat: true,
+      signal,
+      accept: [403, 404, 405, 409, 500],
+    }
     const response = await this.#site.request(request)
     await drain(response)
     return response.status

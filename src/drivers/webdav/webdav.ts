@@ -24,7 +24,7 @@ import type { HttpResponse } from '../http-client.ts'
 import { siteOf } from '../http/http.ts'
 import { openFile } from '../http/reading.ts'
 import { drain, Site, type SiteOptions } from '../http/site.ts'
-import { Dav, parentOf } from './dav.ts'
+import { Dav, parentOf, type Found } from './dav.ts'
 
 /** Where files are while they are written, unless the server does that itself. Not a key, never listed. */
 const temporaryDirectory = '.stowage-tmp'
@@ -164,7 +164,7 @@ class WebdavDriver implements Driver {
     const info = await this.stat(from, options)
     if (from === to) return info
     const { signal } = options
-    await this.#byTemporary(to, signal, async (temporary) => this.#dav.transfer('COPY', from, temporary, signal))
+    await this.#byTemporary(to, signal, async (temporary) => this.#dav.transfer('COPY', [from, temporary], signal))
     return this.#written(to, info.size, signal)
   }
 
@@ -174,8 +174,10 @@ class WebdavDriver implements Driver {
     const info = await this.stat(from, options)
     if (from === to) return info
     const { signal } = options
+    const isSame = (target: Found | undefined) =>
+      target?.kind === 'file' && target.info.etag === info.etag && target.info.size === info.size
     await this.#checkListed(to, signal)
-    await this.#explained(to, signal, async () => this.#dav.transfer('MOVE', from, to, signal))
+    await this.#explained(to, signal, async () => this.#dav.transfer('MOVE', [from, to], signal, isSame))
     return this.#written(to, info.size, signal)
   }
 
@@ -230,7 +232,9 @@ class WebdavDriver implements Driver {
     const temporary = `${this.#temporary}/${Date.now().toString(36)}-${randomUUID()}`
     try {
       await fill(temporary)
-      await this.#explained(key, signal, async () => this.#dav.transfer('MOVE', temporary, key, signal))
+      // Nobody else moves what nobody else knows.
+      const isDone = () => true
+      await this.#explained(key, signal, async () => this.#dav.transfer('MOVE', [temporary, key], signal, isDone))
     } catch (error) {
       // What went wrong first is what counts.
       await this.#dav.delete(temporary, AbortSignal.timeout(cleaningMs)).catch(() => undefined)
