@@ -43,6 +43,8 @@ export interface HttpRequest {
   body?: Uint8Array | AsyncIterable<Uint8Array>
   /** How many bytes the stream has: another length rejects with CORRUPT, unfinished. Without it the body goes in chunks. */
   size?: number
+  /** Is it the same to do it twice, as when nobody knows whether a busy server has heard it? Default: by its method. */
+  mayRepeat?: boolean
   signal?: AbortSignal
 }
 
@@ -111,7 +113,7 @@ export class HttpClient {
    */
   async #exchange(request: HttpRequest): Promise<Exchange> {
     this.#check()
-    const mayRepeat = isRepeatable(request)
+    const { mayRepeat = isRepeatable(request) } = request
     for (let pooled = this.#idle.pop(); pooled; pooled = this.#idle.pop()) {
       if (!pooled.isUsable) continue
       if (isStream(request.body) || !(mayRepeat || pooled.isYoung)) {
