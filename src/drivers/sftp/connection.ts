@@ -123,6 +123,20 @@ export class Session {
     return abortable(answer, signal, late)
   }
 
+  /** Bytes the server gives or takes in one request. */
+  get pieceBytes(): { read: number; write: number } {
+    const { _maxReadLen: read = leastPieceBytes, _maxWriteLen: write = leastPieceBytes } = this.sftp as SftpLimits
+    return { read: Math.max(leastPieceBytes, read), write: Math.max(leastPieceBytes, write) }
+  }
+
+  /** Makes many requests as one write to the socket. */
+  batch(ask: () => void): void {
+    const socket = socketOf(this.#client)
+    socket?.cork?.()
+    ask()
+    socket?.uncork?.()
+  }
+
   /** Ends it without waiting; requests under way reject with CLOSED. */
   end(): void {
     this.#lose('CLOSED', 'was closed')
@@ -332,9 +346,21 @@ async function abortable<T>(
   })
 }
 
-/** ssh2 has no public way to the socket's reference. */
+/** Every server takes requests of this size (draft-ietf-secsh-filexfer-02, section 3). */
+const leastPieceBytes = 32 * 1024
+
+/** What ssh2 knows of the server's limits, and keeps to itself. */
+type SftpLimits = SFTPWrapper & { _maxReadLen?: number; _maxWriteLen?: number }
+
+type SocketLike = Partial<Record<'ref' | 'unref' | 'cork' | 'uncork', () => void>>
+
+/** ssh2 has no public way to its socket. */
+function socketOf(client: Client): SocketLike | undefined {
+  return (client as unknown as { _sock?: SocketLike })._sock
+}
+
 function refSocket(client: Client, isNeeded: boolean) {
-  const { _sock: socket } = client as unknown as { _sock?: { ref?: () => void; unref?: () => void } }
+  const socket = socketOf(client)
   if (isNeeded) socket?.ref?.()
   else socket?.unref?.()
 }

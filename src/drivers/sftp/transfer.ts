@@ -2,10 +2,8 @@
 import { Readable } from 'node:stream'
 import type { Session } from './connection.ts'
 
-/** Every server takes requests of this size (draft-ietf-secsh-filexfer-02, section 3). */
-const pieceBytes = 32 * 1024
-/** Requests in flight: 2 MiB, which fills a line of 100 ms at 20 MB/s. */
-const window = 64
+/** In flight at once: enough for a line of 100 ms at 40 MB/s. */
+const windowBytes = 4 << 20
 
 /** The bytes from `start` to `end` of an open file, as a stream. The handle is closed at its end. */
 export function readFile(
@@ -15,19 +13,25 @@ export function readFile(
   options: { signal?: AbortSignal | undefined; onShort: () => Error; close: () => void },
 ): Readable {
   const { signal, onShort, close } = options
+  const pieceBytes = session.pieceBytes.read
+  const window = Math.ceil(windowBytes / pieceBytes)
   const coming: Promise<Buffer>[] = []
   let asked = start
   const ask = () => {
-    while (coming.length < window && asked < end) {
-      const piece = readPiece(session, handle, asked, Math.min(pieceBytes, end - asked), signal)
-      piece.catch(() => undefined) // it fails when its turn comes
-      coming.push(piece)
-      asked += pieceBytes
-    }
+    // Half a window at a time is one write to the socket instead of many.
+    if (coming.length > window / 2 || asked >= end) return
+    session.batch(() => {
+      while (coming.length < window && asked < end) {
+        const piece = readPiece(session, handle, asked, Math.min(pieceBytes, end - asked), signal)
+        piece.catch(() => undefined) // it fails when its turn comes
+        coming.push(piece)
+        asked += pieceBytes
+      }
+    })
   }
   let at = start
   const body = new Readable({
-    highWaterMark: 8 * pieceBytes,
+    highWaterMark: 2 * pieceBytes,
     read() {
       ask()
       const next = coming.shift()
@@ -79,6 +83,8 @@ export async function writeFile(
   body: AsyncIterable<Uint8Array>,
   signal: AbortSignal | undefined,
 ): Promise<void> {
+  const pieceBytes = session.pieceBytes.write
+  const window = Math.ceil(windowBytes / pieceBytes)
   const going = new Set<Promise<void>>()
   let failure: { error: unknown } | undefined
   let position = 0
