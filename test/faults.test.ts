@@ -1,85 +1,25 @@
 /**
  * Every driver over connections that break, end, fall silent and turn bits over: a proxy before a real server does it at
  * chosen bytes. Whatever happens, a file is whole, old or new; what cannot be done is an error that says so; and the
- * driver works again when the network does. STOWAGE_FAULT_ROUNDS and STOWAGE_FAULT_SEED govern the random rounds.
+ * driver works again when the network does. STOWAGE_FAULT_ROUNDS and STOWAGE_FAULT_SEED govern the random rounds,
+ * STOWAGE_FAULT_KINDS (s3,webdav,…) which kinds are tried.
  */
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { after, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
 import { collect } from '../src/core/bytes.ts'
 import { codeOf, StowageError, type ErrorCode } from '../src/core/errors.ts'
-import { s3Driver, type S3Options } from '../src/drivers/s3/s3.ts'
 import type { Driver, Entry } from '../src/store/driver.ts'
-import { prefixed } from '../src/store/wrappers/prefix.ts'
 import { retrying } from '../src/store/wrappers/retry.ts'
-import { FaultProxy, type Fault, type Way } from './servers/fault-proxy.ts'
-import { startS3 } from './servers/rgw.ts'
-
-/** Time limits in milliseconds. */
-interface Limits {
-  timeoutMs?: number
-  connectTimeoutMs?: number
-}
-
-/** A way to reach a kind of place. */
-interface Row {
-  /** A proxy before its server. */
-  front(): Promise<FaultProxy>
-  /** A driver for one directory of it, straight or through a proxy. */
-  open(directory: string, through?: FaultProxy, limits?: Limits): Driver
-  /** Does anything notice that a bit of a body was turned over? Where not, the protocol carries nothing to notice it by. */
-  noticesFlips: Record<Way, boolean>
-  /** Bodies to write: bytes, and whether their number is announced. */
-  bodies: { size: number; isAnnounced: boolean }[]
-  /** Files in a listing; more than a page of it, where there are pages. */
-  files: number
-}
-
-const bodies = [
-  { size: 3_000, isAnnounced: true },
-  { size: 300_000, isAnnounced: true },
-  { size: 300_000, isAnnounced: false },
-]
-
-/** Each kind of place, with how it is reached; nothing where its server is not installed. */
-const kinds: Record<string, () => Promise<Record<string, Row>>> = { s3: s3Rows }
-
-async function s3Rows(): Promise<Record<string, Row>> {
-  const s3 = startS3()
-  if (!s3) return {}
-  after(() => s3.stop())
-  const row = async (port: number, bucket: string, more: Partial<S3Options>) => {
-    await (await s3.bucket(bucket)).close()
-    return {
-      front: async () => FaultProxy.open([port]),
-      open: (directory: string, through?: FaultProxy, limits?: Limits) =>
-        prefixed(s3Driver(s3.options(bucket, { ...more, ...limits, port: through?.port ?? port })), directory),
-    }
-  }
-  const tls = { tls: true, host: 's3.localhost', ca: s3.ca, pathStyle: false }
-  return {
-    // The digest of every body is signed; what comes down over plain HTTP has nothing.
-    s3: {
-      ...(await row(s3.port, 'faults', { signPayload: true })),
-      noticesFlips: { up: true, down: false },
-      bodies: [...bodies, { size: 20 << 20, isAnnounced: true }],
-      files: 1_200,
-    },
-    's3 over TLS': {
-      ...(await row(s3.tlsPort, 'faults-tls', tls)),
-      noticesFlips: { up: true, down: true },
-      bodies: bodies.slice(1, 2),
-      files: 30,
-    },
-  }
-}
+import { type Fault, type FaultProxy, type Way } from './servers/fault-proxy.ts'
+import { kinds, type Limits, type Row } from './servers/fault-rows.ts'
 
 function testRow(row: Row) {
   for (const [patience, wrap] of Object.entries({ plain, patient })) {
     for (const body of row.bodies) testCutWrites(row, body, patience, wrap)
-    testLostAnswers(row, patience, wrap)
+    if (!row.writer) testLostAnswers(row, patience, wrap)
     testCutReads(row, patience, wrap)
-    testCutListings(row, row.files, patience, wrap)
+    if (row.files > 0) testCutListings(row, row.files, patience, wrap)
   }
   testStalls(row)
   testConnecting(row)
@@ -98,7 +38,7 @@ function patient(driver: Driver): Driver {
   return retrying(driver, { attempts: 4, baseMs: 1 })
 }
 
-/** Everything for one fault: a proxy, a driver through it, and one that knows the truth. */
+/** Everything for one fault: a proxy, a driver through it, and one that knows the truth and can change it. */
 interface Scene extends AsyncDisposable {
   proxy: FaultProxy
   driver: Driver
@@ -111,7 +51,7 @@ async function prepare(place: Row, { wrap = plain, ...limits }: Limits & { wrap?
   const directory = `scene-${scenes++}`
   const proxy = await place.front()
   const driver = wrap(place.open(directory, proxy, limits))
-  const direct = place.open(directory)
+  const direct = place.writer?.(directory) ?? place.open(directory)
   const close = async () => {
     await driver.close()
     await direct.close()
@@ -120,11 +60,14 @@ async function prepare(place: Row, { wrap = plain, ...limits }: Limits & { wrap?
   return { proxy, driver, direct, [Symbol.asyncDispose]: close }
 }
 
-/** How many bytes a call moves each way. */
+/** How many bytes a call moves each way. Now and then it has to ask twice, so it is called twice. */
 async function measure(proxy: FaultProxy, work: () => Promise<unknown>): Promise<Record<Way, number>> {
-  const { up, down } = proxy.bytes
+  const before = { ...proxy.bytes }
   await work()
-  return { up: proxy.bytes.up - up, down: proxy.bytes.down - down }
+  const between = { ...proxy.bytes }
+  await work()
+  const least = (way: Way) => Math.min(between[way] - before[way], proxy.bytes[way] - between[way])
+  return { up: least('up'), down: least('down') }
 }
 
 /** Cuts of a call of that many bytes: at its start, in the middle, before its last byte; once, and as often as it is tried. */
@@ -136,6 +79,12 @@ function cuts(total: Record<Way, number>): Fault[] {
       ),
     ),
   )
+}
+
+/** Answers carry times and versions, so that their lengths may differ by some bytes from one to the next. */
+function assertStruck({ struck }: FaultProxy, fault: Fault, total: Record<Way, number>) {
+  const isAtEnd = 'after' in fault && fault.after >= total[fault.way] - 1
+  assert.ok(struck > 0 || isAtEnd, `it did not strike: ${JSON.stringify(fault)}`)
 }
 
 /** Does it for each, some at once, and tells all failures together. */
@@ -190,10 +139,12 @@ async function assertSound({ proxy, driver, direct }: Scene, key: string, allowe
     [key],
   )
   const fresh = randomBytes(1_000)
-  await write(driver, key, fresh)
-  assert.ok((await read(driver, key)).equals(fresh))
-  await driver.delete(key)
-  await assert.rejects(direct.stat(key), { code: 'NOT_FOUND' })
+  const writer = driver.supports.write ? driver : direct
+  await write(writer, key, fresh)
+  const again = await read(driver, key)
+  assert.ok(again.equals(fresh), `${again.byteLength} bytes instead of ${fresh.byteLength}`)
+  await writer.delete(key)
+  await assert.rejects(driver.stat(key), { code: 'NOT_FOUND' })
 }
 
 /** May a call that met this fault fail with this? What a server answers to half a request is its own affair. */
@@ -217,7 +168,7 @@ function testCutWrites(place: Row, body: { size: number; isAnnounced: boolean },
       await write(scene.driver, 'a', old)
       await scene.proxy.set(fault)
       const code = await codeWhen(write(scene.driver, 'a', bytes, isAnnounced))
-      assert.ok(scene.proxy.struck > 0, 'the fault did not strike')
+      assertStruck(scene.proxy, fault, total)
       assertTold(fault, code)
       await assertSound(scene, 'a', code === undefined ? [bytes] : [old, bytes])
     })
@@ -236,7 +187,8 @@ function testLostAnswers(place: Row, patience: string, wrap: Wrap) {
           ? driver.writeBytes(key, bytes, { size, ifAbsent: true })
           : driver.write(key, pieces(bytes), { size, ifAbsent: true })
       await writeNew(rehearsal, 'a')
-      const total = await measure(rehearsal.proxy, async () => writeNew(rehearsal, 'b'))
+      let keys = 0
+      const total = await measure(rehearsal.proxy, async () => writeNew(rehearsal, `b${keys++}`))
       await forEach(
         cuts(total).filter(({ how }) => how === 'reset'),
         async (fault) => {
@@ -267,7 +219,8 @@ function testCutReads(place: Row, patience: string, wrap: Wrap) {
     test(`${patience}: a read of ${size} bytes that is cut fails, or is whole`, async () => {
       await using rehearsal = await prepare(place, { wrap })
       const bytes = randomBytes(size)
-      await write(rehearsal.driver, 'a', bytes)
+      await write(rehearsal.direct, 'a', bytes)
+      await rehearsal.driver.stat('a')
       const total = await measure(rehearsal.proxy, async () => read(rehearsal.driver, 'a'))
       await forEach(cuts(total), async (fault) => {
         await using scene = await prepare(place, { wrap, timeoutMs: 5_000 })
@@ -275,7 +228,7 @@ function testCutReads(place: Row, patience: string, wrap: Wrap) {
         await scene.driver.stat('a')
         await scene.proxy.set(fault)
         const { bytes: received, code } = await readSome(scene.driver, 'a')
-        assert.ok(scene.proxy.struck > 0, 'the fault did not strike')
+        assertStruck(scene.proxy, fault, total)
         assert.ok(received.equals(bytes.subarray(0, received.byteLength)), 'bytes that are not of the file')
         if (code === undefined) assert.equal(received.byteLength, size)
         assertTold(fault, code)
@@ -303,7 +256,7 @@ function testCutListings(place: Row, files: number, patience: string, wrap: Wrap
         })(),
       )
       const label = JSON.stringify(fault)
-      assert.ok(proxy.struck > 0, `the fault did not strike: ${label}`)
+      assertStruck(proxy, fault, total)
       assert.deepEqual(listed, code === undefined ? whole : whole.slice(0, listed.length), label)
       assertTold(fault, code)
       await proxy.set(undefined)
@@ -326,6 +279,15 @@ function calls(driver: Driver, signal?: AbortSignal): Record<string, () => Promi
   }
 }
 
+function callNames(row: Row): string[] {
+  return row.writer ? ['read', 'stat'] : Object.keys(calls({} as Driver))
+}
+
+/** Time limits that servers keep as long as nothing is wrong. */
+function brief({ answersWithinMs: timeoutMs = 500 }: Row): Limits {
+  return { timeoutMs, connectTimeoutMs: timeoutMs }
+}
+
 /** Silence at the start of a request, and of its answer; in the middle of the longer one, where there is a middle. */
 const stalls: Fault[] = [
   { how: 'stall', way: 'up', after: 0, times: Infinity },
@@ -335,10 +297,10 @@ const stalls: Fault[] = [
 ]
 
 function testStalls(place: Row) {
-  for (const name of Object.keys(calls({} as Driver))) {
+  for (const name of callNames(place)) {
     test(`${name}: what stalls is a TIMEOUT, and leaves no connection open`, async () =>
       forEach(stalls, async (fault) => {
-        await using scene = await prepare(place, { timeoutMs: 300, connectTimeoutMs: 300 })
+        await using scene = await prepare(place, { ...brief(place) })
         const { proxy, driver, direct } = scene
         const old = randomBytes(300_000)
         await write(direct, 'a', old)
@@ -379,14 +341,16 @@ function testConnecting(place: Row) {
   ] as const
   for (const { how, code } of meetings)
     test(`every call is ${code} when connections meet: ${how}`, async () =>
-      forEach(Object.keys(calls({} as Driver)), async (name) => {
-        await using scene = await prepare(place, { timeoutMs: 300, connectTimeoutMs: 300 })
+      forEach(callNames(place), async (name) => {
+        await using scene = await prepare(place, { ...brief(place) })
         const { proxy, driver, direct } = scene
         const old = randomBytes(1_000)
         await write(direct, 'a', old)
         for (const isFirst of [true, false]) {
           await proxy.set({ how })
-          assert.equal(await codeWhen(calls(driver)[name]?.() ?? Promise.resolve()), code, `first: ${isFirst}`)
+          const met = await codeWhen(calls(driver)[name]?.() ?? Promise.resolve())
+          // What is not sent twice may have gone to a connection in the moment that it was reset.
+          assert.ok(met === code || (!isFirst && met === 'UNREACHABLE'), `${met}, first: ${isFirst}`)
           await proxy.set(undefined)
           assert.equal((await driver.stat('a')).size, 1_000)
         }
@@ -396,26 +360,28 @@ function testConnecting(place: Row) {
 
 function testFlips(place: Row) {
   const notices = place.noticesFlips
-  test(`a wrong bit in a body on its way up is ${notices.up ? '' : 'not '}noticed`, async () => {
-    await using scene = await prepare(place, { timeoutMs: 2_000 })
-    const [old, bytes] = [randomBytes(1_000), randomBytes(300_000)]
-    await write(scene.driver, 'a', old)
-    await scene.proxy.set({ how: 'flip', way: 'up', after: 150_000, times: notices.up ? Infinity : 1 })
-    const code = await codeWhen(write(scene.driver, 'a', bytes))
-    assert.ok(scene.proxy.struck > 0)
-    if (notices.up) {
-      assert.ok(code === 'CORRUPT' || code === 'UNREACHABLE', code)
-      await assertSound(scene, 'a', [old])
-    } else {
-      assert.equal(code, undefined)
-      assert.ok(!(await read(scene.direct, 'a')).equals(bytes))
-    }
-  })
+  if (!place.writer)
+    test(`a wrong bit in a body on its way up is ${notices.up ? '' : 'not '}noticed`, async () => {
+      await using scene = await prepare(place, { timeoutMs: 2_000 })
+      const [old, bytes] = [randomBytes(1_000), randomBytes(300_000)]
+      await write(scene.driver, 'a', old)
+      await scene.proxy.set({ how: 'flip', way: 'up', after: 150_000, times: notices.up ? Infinity : 1 })
+      const code = await codeWhen(write(scene.driver, 'a', bytes))
+      assert.ok(scene.proxy.struck > 0)
+      if (notices.up) {
+        assert.ok(code === 'CORRUPT' || code === 'UNREACHABLE', code)
+        await assertSound(scene, 'a', [old])
+      } else {
+        assert.equal(code, undefined)
+        assert.ok(!(await read(scene.direct, 'a')).equals(bytes))
+      }
+    })
   test(`a wrong bit in a body on its way down is ${notices.down ? '' : 'not '}noticed`, async () => {
     await using scene = await prepare(place, { timeoutMs: 2_000 })
     const bytes = randomBytes(300_000)
-    await write(scene.driver, 'a', bytes)
-    await scene.proxy.set({ how: 'flip', way: 'down', after: 150_000 })
+    await write(scene.direct, 'a', bytes)
+    const { down } = await measure(scene.proxy, async () => read(scene.driver, 'a'))
+    await scene.proxy.set({ how: 'flip', way: 'down', after: down - 100_000 })
     const { bytes: received, code } = await readSome(scene.driver, 'a')
     assert.equal(scene.proxy.struck, 1)
     if (notices.down) {
@@ -447,22 +413,23 @@ function testRandomly(place: Row) {
     t.diagnostic(`STOWAGE_FAULT_SEED=${seed}`)
     const random = randomFrom(seed)
     const below = (limit: number) => Math.floor(random() * limit)
-    await using scene = await prepare(place, { wrap: patient, timeoutMs: 500, connectTimeoutMs: 500 })
+    await using scene = await prepare(place, { wrap: patient, ...brief(place) })
     const { proxy, driver, direct } = scene
     const keys = ['a', 'd/b', 'd/e/c']
     const written = new Map(keys.map((key) => [key, new Set<string>(['absent'])]))
+    const writer = driver.supports.write ? driver : direct
     const check = (key: string, content: string) =>
       assert.ok(written.get(key)?.has(content), `${key} has ${content.length} hex digits that nobody wrote`)
     const operations: ((key: string) => Promise<unknown>)[] = [
       async (key) => {
         const bytes = randomBytes(below(2) ? below(300_000) : below(3_000))
         written.get(key)?.add(bytes.toString('hex'))
-        await write(driver, key, bytes, below(2) > 0)
+        await write(writer, key, bytes, below(2) > 0)
       },
       async (key) => check(key, (await read(driver, key)).toString('hex')),
       async (key) => driver.stat(key),
-      async () => Array.fromAsync<Entry>(driver.list('')),
-      async (key) => driver.delete(key),
+      async () => Array.fromAsync<Entry>((driver.supports.list ? driver : direct).list('')),
+      async (key) => writer.delete(key),
     ]
     const known: (ErrorCode | undefined)[] = [undefined, 'UNREACHABLE', 'TIMEOUT', 'CORRUPT', 'NOT_FOUND', 'CONFLICT']
     for (let round = 0; round < rounds; round++) {
@@ -487,12 +454,13 @@ function testRandomly(place: Row) {
       check(key, stored?.toString('hex') ?? 'absent')
       if (operation === 0 && code === undefined) assert.ok(stored, `round ${round}: a write was lost`)
     }
-    const listed = await Array.fromAsync(driver.list(''))
+    const listed = await Array.fromAsync(direct.list(''))
     assert.ok(listed.every((entry) => keys.includes(entry.key)))
   })
 }
 
-const all = await Promise.all(Object.entries(kinds).map(async ([kind, rows]) => [kind, await rows()] as const))
+const wanted = process.env['STOWAGE_FAULT_KINDS']?.split(',') ?? Object.keys(kinds)
+const all = await Promise.all(wanted.map(async (kind) => [kind, (await kinds[kind]?.()) ?? {}] as const))
 for (const [kind, rows] of all) {
   if (Object.keys(rows).length === 0) test(kind, { skip: 'its server is not installed' }, () => {})
   for (const [name, row] of Object.entries(rows))

@@ -122,7 +122,7 @@ export class FaultProxy implements AsyncDisposable {
       for (const watch of this.#watchers) watch()
     })
     // An end behind bytes that were lost never arrives in good order.
-    from.on('end', () => (link.dead[way] && !to.writableEnded ? to.resetAndDestroy() : to.end()))
+    from.on('end', () => (link.dead[way] && !to.writableEnded ? reset(to) : to.end()))
   }
 
   #carry(link: Link, way: Way, chunk: Buffer, from: net.Socket, to: net.Socket) {
@@ -156,8 +156,12 @@ export class FaultProxy implements AsyncDisposable {
 }
 
 function resetBoth({ client, server }: Link) {
-  // Node never closes a handle that is reset while it shuts down, and turns in circles when the process ends.
-  for (const socket of server ? [client, server] : [client])
-    if (socket.writableEnded && !socket.writableFinished) socket.destroy()
-    else socket.resetAndDestroy()
+  reset(client)
+  if (server) reset(server)
+}
+
+/** A socket that is just being shut down cannot be reset: node 24 would never close it, and then spin when it exits. */
+function reset(socket: net.Socket) {
+  if (socket.writableEnded && !socket.writableFinished) socket.destroy()
+  else socket.resetAndDestroy()
 }
