@@ -60,7 +60,14 @@ report(
       stowage('stowage get', ['get', url('large/file'), path.join(target, 'file')], empty),
       rclone(
         'rclone',
-        ['copyto', `${remote}:large/file`, path.join(target, 'file'), '--ignore-checksum'],
+        [
+          'copyto',
+          `${remote}:large/file`,
+          path.join(target, 'file'),
+          '--ignore-checksum',
+          '--multi-thread-streams',
+          '0',
+        ],
         undefined,
         empty,
       ),

@@ -11,7 +11,7 @@ const { host, port, user, home } = startSftp()
 const root = path.join(home, 'files')
 const url = (directory: string, more = '') =>
   `sftp://${user}@${host}:${port}${root}/${directory}?private_key=${home}/client&known_hosts=${home}/known_hosts${more}`
-const remote = `:sftp,host=${host},port=${port},user=${user},key_file=${home}/client,known_hosts_file=${home}/known_hosts`
+const remote = `:sftp,host=${host},port=${port},user=${user},key_file=${home}/client`
 // Its best flags: nothing is looked at before or after.
 const quick = `${remote},disable_hashcheck=true,set_modtime=false,shell_type=none`
 const clean = () => rmSync(root, { recursive: true, force: true })

@@ -1,6 +1,6 @@
 /** Files on an FTP server (RFC 959; listings and facts by RFC 3659), with TLS where it is asked for (RFC 4217). */
 import { readFileSync } from 'node:fs'
-import { PassThrough, Readable } from 'node:stream'
+import { Readable, Transform } from 'node:stream'
 import type { Client, FileInfo as Listed } from 'basic-ftp'
 import { codeOf, StowageError } from '../../core/errors.ts'
 import { maxKeyBytes } from '../../core/keys.ts'
@@ -103,9 +103,17 @@ class FtpFiles implements RemoteFiles {
         const size = stat.kind === 'file' ? stat.size : 0
         const { start, end } = { start: Math.min(range?.start ?? 0, size), end: Math.min(range?.end ?? size, size) }
         if (start === end) return opened.resolve({ stat, body: Readable.from([], { objectMode: false }) })
-        const part = new Part(path, end - start)
-        opened.resolve({ stat, body: part.body })
-        await part.fill(async (target) => client.downloadTo(target, path, start), client)
+        const part = new Part(path, end - start, client)
+        opened.resolve({ stat, body: part })
+        try {
+          await client.downloadTo(part, path, start)
+        } catch (error) {
+          // What was not wanted any more has failed because the connection was given up for it.
+          if (part.isWhole) return
+          const reason = this.#pool.explain(error, signal) as Error
+          part.destroy(reason)
+          throw reason
+        }
       })
       .catch(opened.reject)
     return opened.promise
@@ -257,51 +265,38 @@ class Sent implements AsyncIterable<Uint8Array> {
 const drainedBytes = 256 * 1024
 
 /** The bytes of a file from where the server begins on, up to a number of them. */
-class Part {
-  readonly body = new PassThrough({ highWaterMark: 256 * 1024 })
+class Part extends Transform {
   readonly #path: string
+  readonly #client: Client
   #left: number
+  #behind = 0
 
-  constructor(path: string, bytes: number) {
+  constructor(path: string, bytes: number, client: Client) {
+    super({ highWaterMark: 1 << 20 })
     this.#path = path
     this.#left = bytes
-    this.body.on('error', () => undefined) // heard by whoever reads
+    this.#client = client
+    this.on('error', () => undefined) // heard by whoever reads
+    this.once('close', () => this.isWhole || client.close())
   }
 
-  /** Resolves when all of it has come; the connection may have been given up for what comes behind it. */
-  async fill(download: (target: PassThrough) => Promise<unknown>, client: Client): Promise<void> {
-    const target = new PassThrough({ highWaterMark: 256 * 1024 })
-    target.on('error', () => undefined)
-    const given = this.#take(target, client)
-    try {
-      await Promise.all([download(target), given])
-      if (this.#left > 0) throw new StowageError('UNREACHABLE', `${this.#path} ended before its end.`)
-    } catch (error) {
-      if (this.#left > 0) {
-        const reason =
-          error instanceof StowageError
-            ? error
-            : new StowageError('UNREACHABLE', `The connection broke off in ${this.#path}.`, { cause: error })
-        this.body.destroy(reason)
-        throw reason
-      }
-      // All that was wanted had come: what failed is what we gave up ourselves.
-    }
+  /** Has all of it come? */
+  get isWhole(): boolean {
+    return this.#left === 0
   }
 
-  async #take(target: PassThrough, client: Client) {
-    const dropped = new Promise<void>((resolve) => this.body.once('close', resolve))
-    let behind = 0
-    for await (const chunk of target as AsyncIterable<Buffer>) {
-      const wanted = chunk.subarray(0, this.#left)
-      this.#left -= wanted.byteLength
-      behind += chunk.byteLength - wanted.byteLength
-      if (wanted.byteLength > 0 && !this.body.write(wanted))
-        await Promise.race([new Promise((resolve) => this.body.once('drain', resolve)), dropped])
-      if (this.#left === 0 && !this.body.writableEnded) this.body.end()
-      if (this.body.destroyed && this.#left > 0) this.#left = 0
-      if (behind > drainedBytes || this.body.destroyed) return client.close()
-    }
+  override _transform(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error) => void): void {
+    const wanted = chunk.subarray(0, this.#left)
+    this.#left -= wanted.byteLength
+    this.#behind += chunk.byteLength - wanted.byteLength
+    if (wanted.byteLength > 0) this.push(wanted)
+    if (this.isWhole) this.push(null)
+    if (this.#behind > drainedBytes) this.#client.close()
+    done()
+  }
+
+  override _flush(done: (error?: Error) => void): void {
+    done(this.isWhole ? undefined : new StowageError('UNREACHABLE', `${this.#path} ended before its end.`))
   }
 }
 
