@@ -616,7 +616,22 @@ function testAnswers() {
     losses = 1
     assert.equal((await driver.move?.('a', 'c'))?.size, 1)
     assert.deepEqual([...dav.files.keys()].sort(), ['/b', '/c'])
-    await assert.rejects(async () => driver.move?.('absent', 'c'), { code: 'NOT_FOUND' })
+  })
+
+  test('a rename whose source somebody else took is not taken for one that has happened', async () => {
+    const dav = new FakeDav('1')
+    await using fake = await FakeWeb.open((request) => {
+      if (request.method === 'MOVE' && request.path === '/a') dav.files.delete('/a')
+      return dav.answer(request)
+    })
+    await using driver = driverOf(fake)
+    for (const [key, content] of [
+      ['a', 'x'],
+      ['b', 'other'],
+    ] as const)
+      await driver.write(key, toBody(content))
+    await assert.rejects(async () => driver.move?.('a', 'b'), { code: 'NOT_FOUND' })
+    assert.deepEqual([...dav.files.values()].map(String), ['other'])
   })
 
   test('a server that drops bodies of unknown length is found out before anything is replaced', async () => {

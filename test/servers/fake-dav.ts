@@ -38,7 +38,7 @@ export class FakeDav {
   answer({ method, path, headers, body }: Heard): Told {
     const file = this.files.get(path)
     const target = new URL(String(headers['destination'] ?? 'http://none/')).pathname
-    if (method === 'OPTIONS') return { status: 200, headers: { dav: this.says } }
+    if (method === 'OPTIONS') return { status: 200, headers: { dav: this.says, server: 'fake' } }
     if (method === 'PROPFIND') return this.#propfind(path, headers['depth'] === '1')
     if (method === 'MKCOL') {
       const isThere = this.directories.has(path)
