@@ -79,16 +79,20 @@ export class Site {
       if ((status >= 200 && status < 300) || request.accept?.includes(status)) return response
       await drain(response)
       const location = headers['location']
-      if (!redirections.has(status) || location === undefined) throw this.refusal(request, response)
+      if (!redirections.has(status) || location === undefined) throw this.refusal(request, response, url.origin)
       url = this.#redirected(request, { from: url, location, hops })
     }
   }
 
-  /** What an answer means that is none. */
-  refusal({ method, key }: SiteRequest, { status, headers }: Pick<HttpResponse, 'status' | 'headers'>): StowageError {
+  /** What an answer means that is none, of this server or of one that it redirected to. */
+  refusal(
+    { method, key }: SiteRequest,
+    { status, headers }: Pick<HttpResponse, 'status' | 'headers'>,
+    origin = this.#origin,
+  ): StowageError {
     const code = codes[status] ?? (status >= 500 ? 'UNREACHABLE' : 'UNKNOWN')
     const what = `${method} of ${this.#subject(key)} was answered with ${status}.`
-    const hint = status === 401 ? this.#loginHint(headers['www-authenticate']) : hints[status]
+    const hint = status === 401 ? this.#loginHint(headers['www-authenticate'], origin) : hints[status]
     const wait = waitOf(headers['retry-after'])
     return new StowageError(code, what, {
       ...(hint ? { hint } : {}),
@@ -178,7 +182,8 @@ export class Site {
     return `${key || 'the root'} in ${this.location}`
   }
 
-  #loginHint(challenge = ''): string {
+  #loginHint(challenge = '', origin: string): string {
+    if (origin !== this.#origin) return `It redirects to ${origin}, which is not told the password: give that address.`
     if (!this.#authorization) return 'It wants a user and a password: write them before the host, as USER:PASSWORD@.'
     if (/\b(basic|digest)\b/i.test(challenge)) return 'Check the user and the password.'
     return 'It wants neither Basic nor Digest authentication, and Stowage speaks no other.'

@@ -78,6 +78,7 @@ export class Session {
   #lost: StowageError | undefined
   #lastMs = performance.now()
   #watch: NodeJS.Timeout | undefined
+  #isGathering = false
 
   constructor(client: Client, sftp: SFTPWrapper, name: string, timeoutMs: number) {
     this.#client = client
@@ -108,6 +109,7 @@ export class Session {
         if (error) reject(this.#explain(error))
         else resolve(result)
       }
+      this.#gather()
       try {
         ask(answered)
       } catch (error) {
@@ -129,17 +131,21 @@ export class Session {
     return { read: Math.max(leastPieceBytes, read), write: Math.max(leastPieceBytes, write) }
   }
 
-  /** Makes many requests as one write to the socket. */
-  batch(ask: () => void): void {
-    const socket = socketOf(this.#client)
-    socket?.cork?.()
-    ask()
-    socket?.uncork?.()
-  }
-
   /** Ends it without waiting; requests under way reject with CLOSED. */
   end(): void {
     this.#lose('CLOSED', 'was closed')
+  }
+
+  /** What is asked in one turn of the event loop goes out as one piece: a system call for each costs more than the request. */
+  #gather() {
+    if (this.#isGathering) return
+    this.#isGathering = true
+    const socket = socketOf(this.#client)
+    socket?.cork?.()
+    setImmediate(() => {
+      this.#isGathering = false
+      socket?.uncork?.()
+    })
   }
 
   /** While nothing is asked for, an open connection does not keep the process alive. */

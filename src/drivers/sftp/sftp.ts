@@ -13,18 +13,22 @@ import { readFile, writeFile } from './transfer.ts'
 
 /** Files at once: servers have few handles to give. */
 const filesAtOnce = 64
+/** A further connection is made when those there are have so many files in hand: each has a process of its own at the server. */
+const filesOfOne = 8
 
 /** How a directory of a server is reached. */
 export interface SftpOptions extends ConnectionOptions {
   /** Absolute, or relative to where the server puts us. Default: there. */
   directory?: string
+  /** Connections at most. Default 2. */
+  connections?: number
   /** Wait until the server's disk has the bytes before a write is called done, where the server can say so. Default true. */
   fsync?: boolean
 }
 
 /**
  * `sftp://USER:PASSWORD@host/path/to/folder`, with `private_key` (a file), `private_key_pass`, `validate_host` (default true;
- * false takes any host for the right one), `known_hosts` (default ~/.ssh/known_hosts) and `fsync` (default true). Without
+ * false takes any host for the right one), `known_hosts` (default ~/.ssh/known_hosts), `connections` (default 2) and `fsync` (default true). Without
  * a path, and below `/~/`, files are in the user's home directory.
  */
 export function sftpFromUrl(url: StorageUrl): Driver {
@@ -34,7 +38,9 @@ export function sftpFromUrl(url: StorageUrl): Driver {
   const knownHosts = parameters.text('known_hosts')
   const validateHost = parameters.flag('validate_host', true)
   const fsync = parameters.flag('fsync', true)
+  const connections = parameters.number('connections')
   parameters.end()
+  if (connections === 0) throw invalid('The parameter connections must be at least 1.', 'Leave it out for 2.')
   if (host === '') throw invalid('The sftp URL does not name a host.', 'Write sftp://USER@host/path.')
   if (!user) throw invalid('The sftp URL does not name a user.', `Write sftp://USER:PASSWORD@${host}/path.`)
   return sftpDriver({
@@ -43,6 +49,7 @@ export function sftpFromUrl(url: StorageUrl): Driver {
     user,
     validateHost,
     fsync,
+    ...(connections === undefined ? {} : { connections }),
     directory: path === '' ? '' : path.startsWith('~') ? path.replace(/^~\/?/, '') : `/${path}`,
     ...(password === undefined ? {} : { password }),
     ...(keyFile === undefined ? {} : { privateKey: readKey(keyFile) }),
@@ -73,13 +80,13 @@ class SftpFiles implements RemoteFiles {
     maxKeyBytes,
     maxPartBytes: 255,
   }
-  readonly #connection: Connection
+  readonly #lines: { connection: Connection; files: number }[]
   readonly #limit = new Limit(filesAtOnce)
   readonly #fsync: boolean
 
   constructor(options: SftpOptions) {
-    const { host, port, directory = '', fsync = true } = options
-    this.#connection = new Connection(options)
+    const { host, port, directory = '', fsync = true, connections = 2 } = options
+    this.#lines = Array.from({ length: connections }, () => ({ connection: new Connection(options), files: 0 }))
     this.#fsync = fsync
     const place = directory.startsWith('/') ? directory : `/~/${directory}`
     this.location = `sftp://${host}${port === 22 ? '' : `:${port}`}${place.replace(/\/$/, '')}`
@@ -188,11 +195,25 @@ class SftpFiles implements RemoteFiles {
   }
 
   async close(): Promise<void> {
-    await this.#connection.close()
+    await Promise.all(this.#lines.map(async ({ connection }) => connection.close()))
   }
 
   async #run<T>(signal: AbortSignal | undefined, work: (session: Session) => Promise<T>): Promise<T> {
-    return this.#limit.run(async () => work(await this.#connection.session(signal)), signal)
+    return this.#limit.run(async () => {
+      const line = this.#freest()
+      line.files++
+      try {
+        return await work(await line.connection.session(signal))
+      } finally {
+        line.files--
+      }
+    }, signal)
+  }
+
+  /** The first that has not much to do, or the one with the least. */
+  #freest() {
+    const first = this.#lines.find(({ files }) => files < filesOfOne)
+    return first ?? this.#lines.reduce((a, b) => (b.files < a.files ? b : a))
   }
 
   /** What a link leads to; one that leads nowhere is no file. */

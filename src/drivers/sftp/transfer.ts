@@ -20,14 +20,12 @@ export function readFile(
   const ask = () => {
     // Half a window at a time is one write to the socket instead of many.
     if (coming.length > window / 2 || asked >= end) return
-    session.batch(() => {
-      while (coming.length < window && asked < end) {
-        const piece = readPiece(session, handle, asked, Math.min(pieceBytes, end - asked), signal)
-        piece.catch(() => undefined) // it fails when its turn comes
-        coming.push(piece)
-        asked += pieceBytes
-      }
-    })
+    while (coming.length < window && asked < end) {
+      const piece = readPiece(session, handle, asked, Math.min(pieceBytes, end - asked), signal)
+      piece.catch(() => undefined) // it fails when its turn comes
+      coming.push(piece)
+      asked += pieceBytes
+    }
   }
   let at = start
   const body = new Readable({

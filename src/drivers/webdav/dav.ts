@@ -137,12 +137,11 @@ export class Dav {
       if (found?.kind !== 'file') return
       const etag = found.rawEtag
       // A condition that fails although nothing has changed is none the server can judge.
-      const isUseful = etag?.startsWith('"') && etag !== refused
-      const headers: Record<string, string> = isUseful && etag !== undefined ? { 'if-match': etag } : {}
-      const request = { method: 'DELETE', key, headers, mayRepeat: true, signal, accept: [404, 410, 412] }
+      const headers: Record<string, string> = etag?.startsWith('"') && etag !== refused ? { 'if-match': etag } : {}
+      const request = { method: 'DELETE', key, headers, mayRepeat: true, signal, accept: [301, 404, 410, 412] }
       const response = await this.#site.request(request)
       await drain(response)
-      if (response.status !== 412 && response.status !== 207) return
+      if (![207, 301, 412].includes(response.status)) return
       if (attempt === attemptsAtMost) throw this.#site.refusal(request, response)
       refused = etag
     }

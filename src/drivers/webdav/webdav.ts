@@ -35,7 +35,7 @@ const temporaryMs = 7 * 24 * 3_600_000
 /** A body up to this size is sent from memory: again if need be, and on a connection that is open. */
 const gatheredBytes = 256 << 10
 /** So long a failed write waits for its traces to go. */
-const cleaningMs = 5000
+const cleaningMs = 2000
 
 /** What a PUT may be sent straight to its key: because the server itself replaces in one step, and only with what is whole. */
 export type DirectPut = 'never' | 'sized' | 'always'
@@ -144,7 +144,7 @@ class WebdavDriver implements Driver {
 
   /** A directory is an entry whether or not there are files in it. */
   async *list(directory: string, options: ListOptions = {}): AsyncGenerator<Entry> {
-    this.#check(options)
+    this.#check(options, directory)
     const children = async (below: string) => {
       const entries = await this.#dav.children(below, options.signal)
       return below === this.#home ? entries.filter(({ key }) => key !== this.#temporary) : entries
