@@ -296,6 +296,7 @@ function testWhatIsSpecial(place: Place) {
       await assert.rejects(driver.write(key, toBody('x')), { code: 'INVALID_KEY' })
       await assert.rejects(driver.stat(key), { code: 'INVALID_KEY' })
       await assert.rejects(driver.delete(key), { code: 'INVALID_KEY' })
+      await assert.rejects(keysOf(driver, key), { code: 'INVALID_KEY' })
     }
   })
 }
@@ -546,20 +547,21 @@ function testAnswers() {
     assert.deepEqual([...dav.files.keys()].sort(), ['/file', '/tree/file'])
   })
 
-  test('a file that became a directory between the look and the deletion stays', async () => {
-    let looks = 0
-    await using fake = await FakeWeb.open(({ method, headers }) => {
-      if (method === 'PROPFIND')
-        return looks++ === 0 ? propfound([{ href: '/a', size: 1, etag: '"1"' }]) : propfound([{ href: '/a/' }])
-      return { status: headers['if-match'] === '"1"' ? 412 : 204 }
+  for (const told of [{ status: 412 }, { status: 301, headers: { location: '/a/' } }])
+    test(`a file that became a directory between the look and the deletion stays (${told.status})`, async () => {
+      let looks = 0
+      await using fake = await FakeWeb.open(({ method, headers }) => {
+        if (method === 'PROPFIND')
+          return looks++ === 0 ? propfound([{ href: '/a', size: 1, etag: '"1"' }]) : propfound([{ href: '/a/' }])
+        return headers['if-match'] === '"1"' ? told : { status: 204 }
+      })
+      await using driver = driverOf(fake)
+      await driver.delete('a')
+      assert.deepEqual(
+        fake.heard.map(({ method }) => method),
+        ['PROPFIND', 'DELETE', 'PROPFIND'],
+      )
     })
-    await using driver = driverOf(fake)
-    await driver.delete('a')
-    assert.deepEqual(
-      fake.heard.map(({ method }) => method),
-      ['PROPFIND', 'DELETE', 'PROPFIND'],
-    )
-  })
 
   test('a server that cannot judge its own etags still deletes', async () => {
     await using fake = await FakeWeb.open(({ method, headers }) => {
