@@ -604,6 +604,18 @@ function testAnswers() {
     }
   })
 
+  test('a busy server that closes connections just when they are used again fails no call', async () => {
+    const dav = new FakeDav('1')
+    await using fake = await FakeWeb.open((request) => (request.isLater ? 'nothing' : dav.answer(request)))
+    await using driver = driverOf(fake)
+    const { write, 'long write': writeLong, ...calls } = callsOf(driver)
+    await write?.()
+    await writeLong?.()
+    for (const name of ['read', 'stat', 'list', 'copy', 'move', 'delete']) await calls[name]?.()
+    assert.deepEqual([...dav.files.keys()], ['/b'])
+    assert.ok(fake.heard.some(({ isLater, method }) => isLater && method === 'MOVE'))
+  })
+
   test('a rename whose answer is lost has happened once, whoever repeats it', async () => {
     const dav = new FakeDav('1')
     let losses = 0

@@ -28,12 +28,6 @@ Listen $host:$http
 Listen $host:$https
 KeepAlive on
 MaxKeepAliveRequests 0
-# So few that it is busy, and closes connections that are kept alive to make room, as it does in earnest.
-ServerLimit 2
-StartServers 2
-ThreadLimit 8
-ThreadsPerChild 8
-MaxRequestWorkers 16
 DavLockDB $home/locks/db
 DocumentRoot $home/files
 <Directory $home/files>

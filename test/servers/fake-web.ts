@@ -10,6 +10,8 @@ export interface Heard {
   path: string
   headers: http.IncomingHttpHeaders
   body: Buffer
+  /** It came on a connection that had been used before. */
+  isLater: boolean
 }
 
 /** What is answered. */
@@ -25,10 +27,13 @@ export class FakeWeb implements AsyncDisposable {
   readonly #server: http.Server
 
   private constructor(answer: (request: Heard) => Told | 'nothing') {
+    const used = new WeakSet<object>()
     this.#server = http.createServer((incoming, outgoing) => {
+      const isLater = used.has(incoming.socket)
+      used.add(incoming.socket)
       void collect(incoming as AsyncIterable<Buffer>).then((body) => {
         const { method = '', url = '', headers } = incoming
-        const request = { method, path: url, headers, body }
+        const request = { method, path: url, headers, body, isLater }
         this.heard.push(request)
         const told = answer(request)
         if (told === 'nothing') incoming.socket.end()
