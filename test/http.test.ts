@@ -144,7 +144,7 @@ function testWhatIsSpecial(web: WebServer) {
     await using none = place('private')
     await assert.rejects(none.stat('big'), { code: 'DENIED', message: /USER:PASSWORD@/ })
     await using wrong = place('private', `${encodeURIComponent(user)}:wrong-but-secret@`)
-    for (const call of [wrong.read('big'), wrong.stat('big')])
+    for (const call of [async () => wrong.read('big'), async () => wrong.stat('big')])
       await assert.rejects(call, (error: Error & { code: string }) => {
         assert.equal(error.code, 'DENIED')
         assert.doesNotMatch(error.message + wrong.location, /wrong-but-secret/)

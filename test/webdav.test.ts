@@ -604,6 +604,20 @@ function testAnswers() {
     }
   })
 
+  test('a long body and a rename are stored although nobody can be asked about them; a short body is sent again', async () => {
+    const dav = new FakeDav('1')
+    await using fake = await FakeWeb.open((request) => {
+      const isLook = request.method === 'PROPFIND' && /^\/(a|b)$/.test(request.path) && dav.files.has(request.path)
+      return isLook && fake.heard.at(-2)?.method === 'MOVE' ? { status: 503 } : dav.answer(request)
+    })
+    await using driver = driverOf(fake)
+    const bytes = randomBytes(1_000_000)
+    assert.deepEqual(await driver.write('a', pieces(bytes), { size: bytes.byteLength }), { key: 'a', size: 1_000_000 })
+    assert.deepEqual(await driver.move?.('a', 'b'), { key: 'b', size: 1_000_000 })
+    await assert.rejects(driver.write('a', toBody('x')), { code: 'THROTTLED', retryable: true })
+    assert.deepEqual([...dav.files.keys()].sort(), ['/a', '/b'])
+  })
+
   test('a busy server that closes connections just when they are used again fails no call', async () => {
     const dav = new FakeDav('1')
     await using fake = await FakeWeb.open((request) => (request.isLater ? 'nothing' : dav.answer(request)))

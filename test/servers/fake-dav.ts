@@ -50,6 +50,8 @@ export class FakeDav {
       return { status: file ? 204 : 201 }
     }
     if (!file) return { status: 404 }
+    if (method === 'GET')
+      return { status: 200, headers: { 'content-length': `${file.byteLength}`, etag: '"x"' }, body: file }
     if (method === 'DELETE') this.files.delete(path)
     else {
       // What is replaced goes first, with all that is in it.

@@ -7,7 +7,7 @@ import type { CallOptions, Driver, Entry, FileInfo, ReadOptions } from '../../st
 import { throwIfAborted } from '../../store/driving.ts'
 import { prefixed } from '../../store/wrappers/prefix.ts'
 import { encoded, infoOf, isEncoded, openFile, sizeOf } from './reading.ts'
-import { drain, Site, type SiteOptions } from './site.ts'
+import { Site, type SiteOptions } from './site.ts'
 
 /** A file whose size nobody tells is read to find it out, up to this. */
 const countedBytes = 64 << 20
@@ -80,7 +80,7 @@ class HttpDriver implements Driver {
   async stat(key: string, options: CallOptions = {}): Promise<FileInfo> {
     this.#check(options)
     const head = await this.#site.request({ method: 'HEAD', key, signal: options.signal, accept: [405, 501] })
-    await drain(head)
+    await head.bytes()
     if (head.status === 200 && isEncoded(head)) throw encoded(this.#site, key, head)
     const size = sizeOf(head)
     return head.status === 200 && size !== undefined ? infoOf(key, size, head.headers) : this.#measure(key, options)
@@ -121,7 +121,7 @@ class HttpDriver implements Driver {
     if (told !== undefined) {
       // Of what is longer than this, the rest is not worth the connection.
       if (response.status === 200 && told > 1 << 16) response.stream().destroy()
-      else await drain(response)
+      else await response.bytes()
       return infoOf(key, told, response.headers)
     }
     let size = 0

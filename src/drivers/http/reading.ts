@@ -3,7 +3,7 @@ import { Readable } from 'node:stream'
 import { StowageError } from '../../core/errors.ts'
 import type { ByteRange, FileInfo, OpenFile, ReadOptions } from '../../store/driver.ts'
 import type { HttpResponse } from '../http-client.ts'
-import { drain, type Site } from './site.ts'
+import type { Site } from './site.ts'
 
 /** What a file is known to be, from somewhere else than the answer to GET. */
 export interface Known {
@@ -130,7 +130,8 @@ async function opened(site: Site, key: string, { response, extent, options }: An
   const last = Math.min(end, size)
   const info = infoOf(key, size, response.headers)
   if (response.status === 416 || start >= size) {
-    await drain(response)
+    if (response.status === 416 || size === 0) await response.bytes()
+    else response.stream().destroy()
     if (start < size) throw misplaced(site, key)
     return { info, body: Readable.from([], { objectMode: false }) }
   }

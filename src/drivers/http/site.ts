@@ -220,7 +220,7 @@ const hints: Record<number, string> = {
   423: 'Somebody has locked it.',
 }
 
-/** Reads what an answer still has to say, so that its connection can be used again. */
+/** Reads what a refusal still has to say, so that its connection can be used again. */
 export async function drain(response: HttpResponse): Promise<void> {
   // What is long, or breaks off, costs the connection and nothing else.
   await response.bytes(1 << 20).catch(() => undefined)

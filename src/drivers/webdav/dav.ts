@@ -89,10 +89,10 @@ export class Dav {
     const request = { method: 'PUT', key, body, size, headers, signal }
     const isRepeatable = body instanceof Uint8Array
     const response = await this.#site.request({ ...request, accept: isRepeatable ? [404, 409, 500] : [] })
+    if (response.status < 300) return void (await response.bytes())
     await drain(response)
-    if (response.status < 300) return
     await this.makeDirectory(parentOf(key), signal)
-    await drain(await this.#site.request(request))
+    await (await this.#site.request(request)).bytes()
   }
 
   /**
@@ -111,7 +111,7 @@ export class Dav {
     for (let attempt = 1; ; attempt++) {
       const headers = { destination: this.#site.urlOf(to).href, overwrite }
       const response = await this.#site.request({ ...request, headers })
-      await drain(response)
+      await response.bytes()
       if (response.status < 300 && response.status !== 207) return
       const target = await this.find(to, signal)
       if (target?.kind === 'directory') throw this.#inTheWay(to, 'a directory')
@@ -140,7 +140,7 @@ export class Dav {
       const headers: Record<string, string> = etag?.startsWith('"') && etag !== refused ? { 'if-match': etag } : {}
       const request = { method: 'DELETE', key, headers, mayRepeat: true, signal, accept: [301, 404, 410, 412] }
       const response = await this.#site.request(request)
-      await drain(response)
+      await response.bytes()
       if (![207, 301, 412].includes(response.status)) return
       if (attempt === attemptsAtMost) throw this.#site.refusal(request, response)
       refused = etag
@@ -173,7 +173,7 @@ export class Dav {
       ...request,
     })
     if (response.status === 207) return yield* readMultistatus(response)
-    await drain(response)
+    await response.bytes()
     if (response.status === 404 || response.status === 410) return
     throw new StowageError('INVALID_CONFIG', `${this.#site.location} does not speak WebDAV at ${request.key || '/'}.`, {
       hint: 'Check the path: WebDAV is often served below one of its own.',
@@ -190,7 +190,7 @@ export class Dav {
       accept: [403, 404, 405, 409, 500],
     }
     const response = await this.#site.request(request)
-    await drain(response)
+    await response.bytes()
     return response.status
   }
 

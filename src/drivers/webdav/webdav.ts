@@ -23,7 +23,7 @@ import { prefixed } from '../../store/wrappers/prefix.ts'
 import type { HttpResponse } from '../http-client.ts'
 import { siteOf } from '../http/http.ts'
 import { openFile } from '../http/reading.ts'
-import { drain, Site, type SiteOptions } from '../http/site.ts'
+import { Site, type SiteOptions } from '../http/site.ts'
 import { Dav, parentOf, type Found } from './dav.ts'
 
 /** Where files are while they are written, unless the server does that itself. Not a key, never listed. */
@@ -165,7 +165,7 @@ class WebdavDriver implements Driver {
     if (from === to) return info
     const { signal } = options
     await this.#byTemporary(to, signal, async (temporary) => this.#dav.transfer('COPY', [from, temporary], signal))
-    return this.#written(to, info.size, signal)
+    return this.#written(to, info.size, { signal, mayRepeat: true })
   }
 
   async move(from: string, to: string, options: CallOptions & { ifAbsent?: boolean } = {}): Promise<FileInfo> {
@@ -178,7 +178,7 @@ class WebdavDriver implements Driver {
       target?.kind === 'file' && target.info.etag === info.etag && target.info.size === info.size
     await this.#checkListed(to, signal)
     await this.#explained(to, signal, async () => this.#dav.transfer('MOVE', [from, to], signal, isSame))
-    return this.#written(to, info.size, signal)
+    return this.#written(to, info.size, { signal, mayRepeat: false })
   }
 
   async close() {
@@ -222,7 +222,7 @@ class WebdavDriver implements Driver {
         await put(temporary)
         if (size === undefined) await this.#checkStored(temporary, key, body.byteLength, signal)
       })
-    return this.#written(key, body.byteLength, signal)
+    return this.#written(key, body.byteLength, { signal, mayRepeat: body instanceof Uint8Array })
   }
 
   /** Lets `fill` make a temporary file, and puts that under its key. Nothing remains of a failure. */
@@ -260,11 +260,13 @@ class WebdavDriver implements Driver {
       })
   }
 
-  /** What is known of a file that was just stored, unless somebody else has replaced it since. */
-  async #written(key: string, size: number, signal: AbortSignal | undefined): Promise<FileInfo> {
-    const found = await this.#dav.find(key, signal).catch((error: unknown) => {
-      // It is stored, even if nobody can be asked about it.
-      if (error instanceof StowageError && error.retryable) return undefined
+  /**
+   * What is known of a file that was just stored, unless somebody else has replaced it since. When the server cannot be
+   * asked, what can be done again fails; what cannot is stored all the same.
+   */
+  async #written(key: string, size: number, call: { signal: AbortSignal | undefined; mayRepeat: boolean }) {
+    const found = await this.#dav.find(key, call.signal).catch((error: unknown) => {
+      if (error instanceof StowageError && error.retryable && !call.mayRepeat) return undefined
       throw error
     })
     return found?.kind === 'file' && found.info.size === size ? found.info : { key, size }
@@ -274,7 +276,7 @@ class WebdavDriver implements Driver {
   async #askForDirectPut(signal: AbortSignal | undefined): Promise<DirectPut> {
     const request = { method: 'OPTIONS', key: this.#home, isDirectory: true, signal, accept: [403, 404, 405, 501] }
     const response = await this.#site.request(request)
-    await drain(response)
+    await response.bytes()
     return directPutOf(response)
   }
 
