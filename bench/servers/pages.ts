@@ -1,29 +1,23 @@
-/** Listings of as many keys as the name of a bucket or container says, `keys-100000`, as S3, Swift and Azure give them. */
-import { once } from 'node:events'
+/** Listings of as many keys as the name of a bucket or container says, `keys-100000`, as S3, Swift and Azure give them. Prints its port. */
 import * as http from 'node:http'
 import type { AddressInfo } from 'node:net'
 
 const modified = 'Fri, 20 Nov 2026 00:00:00 GMT'
 
-/** Listens on loopback. */
-export async function startPages(): Promise<{ port: number }> {
-  const server = http.createServer((request, response) => {
-    const url = new URL(request.url ?? '/', 'http://localhost')
-    const { port } = server.address() as AddressInfo
-    if (url.pathname === '/auth/v1.0')
-      return response.writeHead(200, { 'x-storage-url': `http://127.0.0.1:${port}/v1/a`, 'x-auth-token': 't' }).end()
-    const count = Number(/keys-(\d+)/.exec(url.pathname)?.[1])
-    const query = (name: string) => url.searchParams.get(name) ?? ''
-    if (url.pathname.startsWith('/v1/a'))
-      return response.end(swiftPage(count, query('marker'), Number(query('limit')) || 10_000))
-    if (query('comp') === 'list') return response.end(azurePage(count, Number(query('marker')) || 0))
-    response.end(s3Page(count, query('continuation-token') || query('start-after')))
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  server.unref()
-  return { port: (server.address() as AddressInfo).port }
-}
+const server = http.createServer((request, response) => {
+  const url = new URL(request.url ?? '/', 'http://localhost')
+  const { port } = server.address() as AddressInfo
+  if (url.pathname === '/auth/v1.0')
+    return response.writeHead(200, { 'x-storage-url': `http://127.0.0.1:${port}/v1/a`, 'x-auth-token': 't' }).end()
+  const count = Number(/keys-(\d+)/.exec(url.pathname)?.[1])
+  const query = (name: string) => url.searchParams.get(name) ?? ''
+  if (url.pathname.startsWith('/v1/a'))
+    return response.end(swiftPage(count, query('marker'), Number(query('limit')) || 10_000))
+  response.setHeader('content-type', 'application/xml')
+  if (query('comp') === 'list') return response.end(azurePage(count, Number(query('marker')) || 0))
+  response.end(s3Page(count, query('continuation-token') || query('start-after')))
+})
+server.listen(0, '127.0.0.1', () => console.log((server.address() as AddressInfo).port))
 
 const nameOf = (index: number) =>
   `d${String(Math.floor(index / 1000)).padStart(4, '0')}/f${String(index).padStart(7, '0')}`
