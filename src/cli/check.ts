@@ -39,10 +39,14 @@ async function report(where: string, driver: Driver, options: Options & CallOpti
   const { location } = driver
   output.line(location)
   const findings: Finding[] = []
+  let told: string | undefined
   for await (const finding of checkPlace(driver, options)) {
     findings.push(finding)
     const { ability, state, why } = finding
-    output.line(`  ${marks[state]} ${ability.padEnd(10)}  ${why === undefined ? state : errorText(new Error(why))}`)
+    output.line(
+      `  ${marks[state]} ${ability.padEnd(10)}  ${why === undefined ? state : why === told ? 'as above' : errorText(new Error(why))}`,
+    )
+    told = why ?? told
   }
   return {
     store: /:\/\//.test(where) ? location : where,
