@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { randomBytes, randomUUID } from 'node:crypto'
-import { mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import * as path from 'node:path'
 import { after, describe, test } from 'node:test'
 import { collect, toBody } from '../src/core/bytes.ts'
@@ -215,6 +215,27 @@ function testServer(sftp: Started<Server>) {
         names.map(async (name) => (await collect((await driver.read(name)).body)).toString()),
       )
       assert.deepEqual(read, names)
+    })
+
+    test('a write that is verified is read back before anybody sees it', async () => {
+      const directory = place()
+      await using driver = await opened(byKey({ directory }))
+      const bytes = randomBytes(300_000)
+      await driver.write('a', pieces(bytes, 100_000), { verify: true })
+      assert.ok((await collect((await driver.read('a')).body)).equals(bytes))
+      const meddled = async function* () {
+        yield bytes
+        const [name = ''] = readdirSync(path.join(directory, '.stowage-tmp'))
+        const file = path.join(directory, '.stowage-tmp', name)
+        // Until the server has it all; then somebody turns a bit over.
+        while (statSync(file).size < bytes.byteLength) await driver.stat('a')
+        const stored = readFileSync(file)
+        stored[0] = (stored[0] ?? 0) ^ 1
+        writeFileSync(file, stored)
+      }
+      await assert.rejects(driver.write('a', meddled(), { verify: true }), { code: 'CORRUPT' })
+      await driver.write('b', meddled())
+      assert.ok((await collect((await driver.read('a')).body)).equals(bytes))
     })
 
     test('ten thousand files in a directory, and links on the server, are listed', async () => {

@@ -209,7 +209,7 @@ class Connection {
     const socket = options.tls
       ? tls.connect({
           ...address,
-          ...(net.isIP(host) ? {} : { servername: host }),
+          ...(net.isIP(address.host) ? {} : { servername: host }),
           ...(ca ? { ca } : {}),
           ...(identity ? { cert: identity, key: identity } : {}),
           rejectUnauthorized: verify,

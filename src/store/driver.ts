@@ -25,6 +25,8 @@ export interface Supports {
   readonly maxKeyBytes: number
   /** Longest part between slashes in UTF-8 bytes. */
   readonly maxPartBytes: number
+  /** Writes with `verify` are read back before they are seen. Default: false. */
+  readonly verify?: boolean
   /** Keys that cannot be stored there although they are clean, each with why, as a sentence. Default: none. */
   readonly refuses?: readonly { readonly pattern: RegExp; readonly reason: string }[]
 }
@@ -64,6 +66,8 @@ export interface WriteOptions extends CallOptions {
   ifMatch?: string
   /** Modification time to keep where the place can keep one. */
   modified?: Date
+  /** Read back what was stored before anybody sees it: another content stores nothing and rejects with CORRUPT. See {@link Supports}. */
+  verify?: boolean
 }
 
 /** Options of a listing. */

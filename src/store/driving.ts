@@ -128,11 +128,15 @@ export function commonSupports(all: readonly Supports[]): Supports {
     keyUnderFile: every('keyUnderFile'),
     maxKeyBytes: Math.min(...all.map(({ maxKeyBytes }) => maxKeyBytes)),
     maxPartBytes: Math.min(...all.map(({ maxPartBytes }) => maxPartBytes)),
+    verify: all.every(({ verify = false }) => verify),
     refuses: all.flatMap(({ refuses = [] }) => refuses),
   }
 }
 
-type AbilityName = { [K in keyof Supports]-?: Supports[K] extends boolean ? K : never }[keyof Supports]
+type AbilityName = Exclude<
+  { [K in keyof Supports]-?: Supports[K] extends boolean ? K : never }[keyof Supports],
+  'verify'
+>
 
 /** The union of listings that are each in key order, in key order; of what several have, the first one's entry. */
 export async function* merged(listings: readonly AsyncIterable<Entry>[]): AsyncGenerator<Entry> {

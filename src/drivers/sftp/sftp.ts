@@ -1,4 +1,5 @@
 /** Files on a server by SFTP, version 3 as OpenSSH speaks it (draft-ietf-secsh-filexfer-02, and PROTOCOL of OpenSSH). */
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { Readable } from 'node:stream'
 import type { Attributes, FileEntryWithStats, Stats } from 'ssh2'
@@ -77,6 +78,7 @@ class SftpFiles implements RemoteFiles {
     contentType: false,
     metadata: false,
     keyUnderFile: false,
+    verify: true,
     maxKeyBytes,
     maxPartBytes: 255,
   }
@@ -134,12 +136,25 @@ class SftpFiles implements RemoteFiles {
     return opened.promise
   }
 
-  async store(path: string, body: AsyncIterable<Uint8Array>, { signal, modified }: WriteOptions): Promise<void> {
+  async store(
+    path: string,
+    body: AsyncIterable<Uint8Array>,
+    { signal, modified, verify }: WriteOptions,
+  ): Promise<void> {
     await this.#run(signal, async (session) => {
       const { sftp } = session
-      const handle = await openFile(session, path, 'wx', signal)
+      const handle = await openFile(session, path, verify ? 'xw+' : 'wx', signal)
       try {
-        await writeFile(session, handle, body, signal)
+        const sent = verify ? new Digest(body) : undefined
+        const size = await writeFile(session, handle, sent ?? body, signal)
+        if (sent && (await digestOf(session, handle, size, signal)) !== sent.hex)
+          throw new StowageError(
+            'CORRUPT',
+            `${this.location} has something else than what was sent; it was not stored.`,
+            {
+              retryable: true,
+            },
+          )
         const seconds = modified && Math.floor(modified.getTime() / 1000)
         if (seconds !== undefined) {
           const times = { atime: seconds, mtime: seconds }
@@ -230,9 +245,44 @@ class SftpFiles implements RemoteFiles {
 /** ssh2's calls that have no result give their callback none. */
 type NoResult = (error?: Error | null) => void
 
-async function openFile(session: Session, path: string, flags: 'r' | 'wx', signal: AbortSignal | undefined) {
+async function openFile(session: Session, path: string, flags: 'r' | 'wx' | 'xw+', signal: AbortSignal | undefined) {
   const close = (handle: Buffer) => void closeFile(session, handle)
   return session.call<Buffer>((done) => session.sftp.open(path, flags, done), signal, close)
+}
+
+/** A body and the digest of what was taken from it. */
+class Digest implements AsyncIterable<Uint8Array> {
+  readonly #body: AsyncIterable<Uint8Array>
+  readonly #sum = createHash('sha256')
+
+  constructor(body: AsyncIterable<Uint8Array>) {
+    this.#body = body
+  }
+
+  get hex(): string {
+    return this.#sum.digest('hex')
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    for await (const chunk of this.#body) {
+      this.#sum.update(chunk)
+      yield chunk
+    }
+  }
+}
+
+/** The digest of what the server has, read through the handle it was written with. */
+async function digestOf(
+  session: Session,
+  handle: Buffer,
+  size: number,
+  signal: AbortSignal | undefined,
+): Promise<string> {
+  const sum = createHash('sha256')
+  const onShort = () => new StowageError('CORRUPT', 'The server has fewer bytes than were sent.', { retryable: true })
+  const body = readFile(session, handle, { start: 0, end: size }, { signal, onShort, close: () => undefined })
+  for await (const chunk of body) sum.update(chunk as Buffer)
+  return sum.digest('hex')
 }
 
 /** What cannot be closed is closed with its connection. */

@@ -74,13 +74,13 @@ async function readPiece(
   return buffer.subarray(0, filled)
 }
 
-/** Writes a body into an open file, from its beginning. Resolves when the server has answered for all of it. */
+/** Writes a body into an open file, from its beginning. Resolves to its size when the server has answered for all of it. */
 export async function writeFile(
   session: Session,
   handle: Buffer,
   body: AsyncIterable<Uint8Array>,
   signal: AbortSignal | undefined,
-): Promise<void> {
+): Promise<number> {
   const pieceBytes = session.pieceBytes.write
   const window = Math.ceil(windowBytes / pieceBytes)
   const going = new Set<Promise<void>>()
@@ -108,4 +108,5 @@ export async function writeFile(
     await Promise.all(going)
   }
   if (failure) throw failure.error
+  return position
 }

@@ -3,10 +3,8 @@
  * all that is in it, also what another client has stored there a moment ago, so an empty one is never taken away.
  */
 import { randomUUID } from 'node:crypto'
-import { onAbort } from '../../core/abort.ts'
 import { StowageError } from '../../core/errors.ts'
 import { maxKeyBytes } from '../../core/keys.ts'
-import { Pull } from '../../core/pull.ts'
 import type { StorageUrl } from '../../core/storage-url.ts'
 import type {
   Body,
@@ -18,7 +16,7 @@ import type {
   ReadOptions,
   WriteOptions,
 } from '../../store/driver.ts'
-import { checkSize, throwIfAborted, walk } from '../../store/driving.ts'
+import { checkSize, guarded, throwIfAborted, walk } from '../../store/driving.ts'
 import { prefixed } from '../../store/wrappers/prefix.ts'
 import type { HttpResponse } from '../http-client.ts'
 import { siteOf } from '../http/http.ts'
@@ -112,7 +110,7 @@ class WebdavDriver implements Driver {
     this.#check(options, key)
     const stop = new AbortController()
     const signal = options.signal ? AbortSignal.any([options.signal, stop.signal]) : stop.signal
-    const flow = watched(key, body, options.size, signal)
+    const flow = guarded(key, body, options.size, signal)
     try {
       const start: Uint8Array[] = []
       let size = 0
@@ -342,31 +340,5 @@ class Counted implements AsyncIterable<Uint8Array> {
   #counted(chunk: Uint8Array): Uint8Array {
     this.byteLength += chunk.byteLength
     return chunk
-  }
-}
-
-/** The body, for as long as nobody has cancelled and it is not longer than announced. One that is silent is left then. */
-async function* watched(
-  key: string,
-  body: Body,
-  announced: number | undefined,
-  signal: AbortSignal,
-): AsyncGenerator<Uint8Array> {
-  const pull = new Pull(body)
-  const stopListening = onAbort(signal, () =>
-    pull.leave(new StowageError('ABORTED', 'The call was cancelled.', { cause: signal.reason })),
-  )
-  try {
-    for (let size = 0; ; ) {
-      const chunk = await pull.next()
-      throwIfAborted(signal)
-      if (!chunk) return
-      size += chunk.byteLength
-      if (announced !== undefined && size > announced) checkSize(key, size, announced)
-      yield chunk
-    }
-  } finally {
-    stopListening()
-    await pull.end()
   }
 }
