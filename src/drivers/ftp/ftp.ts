@@ -103,14 +103,15 @@ class FtpFiles implements RemoteFiles {
         const size = stat.kind === 'file' ? stat.size : 0
         const { start, end } = { start: Math.min(range?.start ?? 0, size), end: Math.min(range?.end ?? size, size) }
         if (start === end) return opened.resolve({ stat, body: Readable.from([], { objectMode: false }) })
-        const part = new Part(path, end - start, client)
+        const explained = (error: unknown) => this.#pool.explain(error, signal) as Error
+        const part = new Part(path, { bytes: end - start, client, explained })
         opened.resolve({ stat, body: part })
         try {
           await client.downloadTo(part, path, start)
         } catch (error) {
           // What was not wanted any more has failed because the connection was given up for it.
           if (part.isWhole) return
-          const reason = this.#pool.explain(error, signal) as Error
+          const reason = explained(error)
           part.destroy(reason)
           throw reason
         }
@@ -268,16 +269,18 @@ const drainedBytes = 256 * 1024
 class Part extends Transform {
   readonly #path: string
   readonly #client: Client
+  readonly #explained: (error: unknown) => Error
   #left: number
   #behind = 0
 
-  constructor(path: string, bytes: number, client: Client) {
+  constructor(path: string, options: { bytes: number; client: Client; explained: (error: unknown) => Error }) {
     super({ highWaterMark: 1 << 20 })
     this.#path = path
-    this.#left = bytes
-    this.#client = client
+    this.#left = options.bytes
+    this.#client = options.client
+    this.#explained = options.explained
     this.on('error', () => undefined) // heard by whoever reads
-    this.once('close', () => this.isWhole || client.close())
+    this.once('close', () => this.isWhole || this.#client.close())
   }
 
   /** Has all of it come? */
@@ -293,6 +296,11 @@ class Part extends Transform {
     if (this.isWhole) this.push(null)
     if (this.#behind > drainedBytes) this.#client.close()
     done()
+  }
+
+  /** The client ends it with the error of its socket, which is nobody's language. */
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    done(error && this.#explained(error))
   }
 
   override _flush(done: (error?: Error) => void): void {

@@ -178,8 +178,7 @@ export class Session {
     for (const reject of this.#pending) reject(this.#lost)
     this.#pending.clear()
     for (const listener of this.#endListeners) listener()
-    this.#client.on('error', () => undefined) // what else it may say is of no interest
-    this.#client.destroy()
+    endClient(this.#client)
   }
 
   /** What the statuses of SFTP mean (draft-ietf-secsh-filexfer-02, section 7). */
@@ -223,7 +222,7 @@ async function openSession(options: ConnectionOptions): Promise<Session> {
     const sftp = await within(connectTimeoutMs, name, (done: Callback<SFTPWrapper>) => client.sftp(done))
     return new Session(client, sftp, name, timeoutMs)
   } catch (error) {
-    client.on('error', () => undefined).destroy()
+    endClient(client)
     throw error instanceof StowageError ? error : connectError(error as Error, name, connectTimeoutMs)
   }
 }
@@ -358,11 +357,18 @@ const leastPieceBytes = 32 * 1024
 /** What ssh2 knows of the server's limits, and keeps to itself. */
 type SftpLimits = SFTPWrapper & { _maxReadLen?: number; _maxWriteLen?: number }
 
-type SocketLike = Partial<Record<'ref' | 'unref' | 'cork' | 'uncork', () => void>>
+type SocketLike = Partial<Record<'ref' | 'unref' | 'cork' | 'uncork' | 'destroy', () => void>>
 
 /** ssh2 has no public way to its socket. */
 function socketOf(client: Client): SocketLike | undefined {
   return (client as unknown as { _sock?: SocketLike })._sock
+}
+
+/** Lets go of a connection at once. ssh2 leaves a socket half open that it has ended itself, for as long as the server likes. */
+function endClient(client: Client) {
+  client.on('error', () => undefined) // what else it may say is of no interest
+  client.destroy()
+  socketOf(client)?.destroy?.()
 }
 
 function refSocket(client: Client, isNeeded: boolean) {
