@@ -189,6 +189,46 @@ function testServer(ftp: Started<Server>) {
       await assert.rejects(nobody.stat('a'), { code: 'UNREACHABLE' })
     })
 
+    test('a line that ends in the middle of the last command is not a write that was done', async () => {
+      const directory = `/${randomUUID()}`
+      await using direct = await opened({ directory })
+      const passive = Array.from({ length: 200 }, (_, i) => port + 1000 + i)
+      const struck = new Set<number>()
+      for (let after = 300_200; after < 300_520; after += 16) {
+        await using proxy = await FaultProxy.open([port, ...passive], '127.3.0.1')
+        await using driver = await opened({ host: '127.3.0.1', directory, timeoutMs: 5000 })
+        await direct.write('a', toBody('old'))
+        await driver.write('b', toBody('x'))
+        await proxy.set({ how: 'end', way: 'up', after, times: 1 })
+        const isDone = await driver.write('a', pieces(Buffer.alloc(300_000), 100_000)).then(
+          () => true,
+          () => false,
+        )
+        struck.add(proxy.struck)
+        const { size } = await direct.stat('a').catch(() => ({ size: undefined }))
+        assert.ok(isDone ? size === 300_000 : true, `it was called done at ${after}, but has ${size} bytes`)
+      }
+      assert.ok(struck.has(1))
+    })
+
+    test('a server that falls silent is left when its time is over, and its answer when the call is cancelled', async () => {
+      await using proxy = await FaultProxy.open([port])
+      await using driver = await opened({ port: proxy.port, timeoutMs: 500 })
+      await driver.write('a', toBody('x'))
+      for (const way of ['up', 'down'] as const) {
+        await proxy.set({ how: 'stall', way, after: 0 })
+        await assert.rejects(driver.stat('a'), { code: 'TIMEOUT' })
+        await proxy.set(undefined)
+        assert.equal((await driver.stat('a')).size, 1)
+      }
+      await proxy.set({ how: 'stall', way: 'down', after: 0 })
+      const controller = new AbortController()
+      const asking = driver.stat('a', { signal: controller.signal })
+      await proxy.until('the answer has stalled', (now) => now.struck > 0)
+      controller.abort()
+      await assert.rejects(asking, { code: 'ABORTED' })
+    })
+
     test('ten thousand files in a directory are listed, and names that cannot be said are refused', async () => {
       const directory = randomUUID()
       mkdirSync(path.join(home, directory, 'many'), { recursive: true })

@@ -200,6 +200,26 @@ function testServer(sftp: Started<Server>) {
       assert.ok((await collect((await driver.read('a')).body)).equals(bytes))
     })
 
+    test('a server that falls silent is left when its time is over, or at once when the call is cancelled', async () => {
+      await using proxy = await FaultProxy.open([port])
+      await using driver = await opened(byKey({ port: proxy.port, validateHost: false, timeoutMs: 500 }))
+      const bytes = randomBytes(3_000_000)
+      await driver.write('a', toBody(bytes))
+      const read = async (signal?: AbortSignal) => collect((await driver.read('a', signal ? { signal } : {})).body)
+      await proxy.set({ how: 'stall', way: 'down', after: 100_000 })
+      await assert.rejects(read(), { code: 'TIMEOUT' })
+      await proxy.set({ how: 'stall', way: 'up', after: 100_000 })
+      await assert.rejects(driver.write('a', toBody(randomBytes(3_000_000))), { code: 'TIMEOUT' })
+      await proxy.set(undefined)
+      assert.ok((await read()).equals(bytes))
+      await proxy.set({ how: 'stall', way: 'down', after: 100_000 })
+      const controller = new AbortController()
+      const reading = read(controller.signal)
+      await proxy.until('the answer has stalled', ({ struck }) => struck > 0)
+      controller.abort()
+      await assert.rejects(reading, { code: 'ABORTED' })
+    })
+
     test('many at once share a connection, and reads that are dropped keep no handle', async () => {
       await using driver = await opened(byKey())
       const bytes = randomBytes(300_000)

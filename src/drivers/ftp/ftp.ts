@@ -104,7 +104,7 @@ class FtpFiles implements RemoteFiles {
         const { start, end } = { start: Math.min(range?.start ?? 0, size), end: Math.min(range?.end ?? size, size) }
         if (start === end) return opened.resolve({ stat, body: Readable.from([], { objectMode: false }) })
         const explained = (error: unknown) => this.#pool.explain(error, signal) as Error
-        const part = new Part(path, { bytes: end - start, client, explained })
+        const part = new Part(end - start, client, explained)
         opened.resolve({ stat, body: part })
         try {
           await client.downloadTo(part, path, start)
@@ -115,6 +115,10 @@ class FtpFiles implements RemoteFiles {
           part.destroy(reason)
           throw reason
         }
+        if (part.isWhole) return
+        const reason = new StowageError('UNREACHABLE', `${path} in ${this.location} ended before its end.`)
+        part.destroy(reason)
+        throw reason
       })
       .catch(opened.reject)
     return opened.promise
@@ -138,27 +142,30 @@ class FtpFiles implements RemoteFiles {
       })
     await this.#pool.run(signal, async (client) => {
       // A connection that is cut looks like the end of a file to the server.
+      if (modified && (await this.#hasFeature(client, 'MFMT')))
+        await client.send(`MFMT ${stampOf(modified)} ${path}`).catch(ifRefused)
       const { size } = await this.#stat(client, path)
       if (size !== sent.size)
         throw new StowageError('UNREACHABLE', `${this.location} has ${size} of the ${sent.size} bytes that were sent.`)
-      if (modified && (await this.#hasFeature(client, 'MFMT')))
-        await client.send(`MFMT ${stampOf(modified)} ${path}`).catch(ifRefused)
     })
   }
 
   async rename(from: string, to: string, { signal }: CallOptions): Promise<void> {
     await this.#pool.run(signal, async (client) => {
+      const before = await this.#stat(client, from)
       try {
         await client.rename(from, to)
       } catch (error) {
         // Some servers replace nothing: there is a moment without either then.
         const isRefused = [550, 553].includes(Number((error as { code?: unknown }).code))
-        const isThere =
-          isRefused && (await this.#kindOf(client, from)) === 'file' && (await this.#kindOf(client, to)) === 'file'
-        if (!isThere) throw error
+        if (!isRefused || (await this.#kindOf(client, to)) !== 'file') throw error
         await client.remove(to)
         await client.rename(from, to)
       }
+      // A server may do what half a command says when the line ends in the middle of it.
+      const { size, modified } = await this.#stat(client, to)
+      if (size !== before.size || modified?.getTime() !== before.modified?.getTime())
+        throw new StowageError('UNREACHABLE', `${this.location} did not rename a file to ${to} as it said.`)
     })
   }
 
@@ -267,18 +274,16 @@ const drainedBytes = 256 * 1024
 
 /** The bytes of a file from where the server begins on, up to a number of them. */
 class Part extends Transform {
-  readonly #path: string
   readonly #client: Client
   readonly #explained: (error: unknown) => Error
   #left: number
   #behind = 0
 
-  constructor(path: string, options: { bytes: number; client: Client; explained: (error: unknown) => Error }) {
+  constructor(bytes: number, client: Client, explained: (error: unknown) => Error) {
     super({ highWaterMark: 1 << 20 })
-    this.#path = path
-    this.#left = options.bytes
-    this.#client = options.client
-    this.#explained = options.explained
+    this.#left = bytes
+    this.#client = client
+    this.#explained = explained
     this.on('error', () => undefined) // heard by whoever reads
     this.once('close', () => this.isWhole || this.#client.close())
   }
@@ -303,8 +308,9 @@ class Part extends Transform {
     done(error && this.#explained(error))
   }
 
-  override _flush(done: (error?: Error) => void): void {
-    done(this.isWhole ? undefined : new StowageError('UNREACHABLE', `${this.#path} ended before its end.`))
+  /** An end that comes too early is none: whoever downloads knows the reason. */
+  override _flush(done: () => void): void {
+    if (this.isWhole) done()
   }
 }
 

@@ -123,6 +123,13 @@ export class Pool {
     const { host, port, user, password, tls, timeoutMs = 60_000 } = this.#server
     const { Client } = await import('basic-ftp')
     const client = new Client(timeoutMs, { maxListingBytes: 1 << 30, allowSeparateTransferHost: false })
+    const { parseList } = client
+    client.parseList = (text) => {
+      // Nothing else tells that a listing was cut; one that was cut between two lines is taken for whole.
+      if (text !== '' && !text.endsWith('\n'))
+        throw new StowageError('UNREACHABLE', `${this.name} sent only a part of a listing.`)
+      return parseList(text)
+    }
     const others = this.#open.size
     this.#open.add(client)
     const stopListening = onAbort(signal, () => client.close())
@@ -164,7 +171,7 @@ export class Pool {
         hint: 'Mend it, or name the certificates to trust with ca.',
         cause: error,
       })
-    if (/^timeout/i.test(message))
+    if (/timeout|stalled/i.test(message))
       return new StowageError('TIMEOUT', `${this.name} did not answer in time.`, { cause: error })
     const what = typeof code === 'string' ? code : 'it was lost'
     return new StowageError('UNREACHABLE', `The connection to ${this.name} broke off: ${what}.`, { cause: error })
