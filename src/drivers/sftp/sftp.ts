@@ -165,7 +165,9 @@ class SftpFiles implements RemoteFiles {
             .call<void>((done) => sftp.ext_openssh_fsync(handle, done as NoResult), signal)
             .catch(unlessUnsupported)
       } finally {
-        await closeFile(session, handle)
+        const closed = closeFile(session, handle)
+        // Whoever has cancelled does not wait for a server that may be silent; what is asked next comes after this anyway.
+        if (!signal?.aborted) await closed
       }
     })
   }
