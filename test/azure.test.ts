@@ -199,6 +199,18 @@ function testServer(azurite: Started<Server>) {
       assert.deepEqual((await Array.fromAsync(driver.list(''), (entry) => entry.key)).toSorted(), keys.toSorted())
     })
 
+    test('a bit that turns over on its way up is noticed by the service, in small files and in blocks', async () => {
+      await using proxy = await FaultProxy.open([port])
+      await using driver = await opened({ endpoint: `http://${host}:${proxy.port}/${account}` })
+      await driver.write('a', toBody('old'))
+      for (const size of [300_000, 20 << 20]) {
+        await proxy.set({ how: 'flip', way: 'up', after: 150_000, times: 1 })
+        await assert.rejects(driver.write('a', pieces(randomBytes(size))), { code: 'CORRUPT' })
+        await proxy.set(undefined)
+        assert.equal((await collect((await driver.read('a')).body)).toString(), 'old')
+      }
+    })
+
     test('connections that break fail what was under way, and what is silent is left', async () => {
       await using proxy = await FaultProxy.open([port])
       await using driver = await opened({ endpoint: `http://${host}:${proxy.port}/${account}`, timeoutMs: 2000 })

@@ -64,8 +64,10 @@ export function explain(error: unknown, subject: Subject): unknown {
     })
   // An answer without a body, as to HEAD, has its code in a header.
   const told = response?.headers?.get?.('x-ms-error-code') ?? code
+  // Emulators have other names for a digest that does not match.
+  const isCorrupt = statusCode === 400 && /md5/i.test((error as Error).message)
   const meaning =
-    codes[told ?? ''] ??
+    (isCorrupt ? 'CORRUPT' : codes[told ?? '']) ??
     statuses[statusCode ?? 0] ??
     (statusCode === undefined || statusCode >= 500 ? 'UNREACHABLE' : 'UNKNOWN')
   if (meaning === 'INVALID_CONFIG')
