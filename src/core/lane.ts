@@ -1,8 +1,8 @@
 /** The way to one store: how many deliveries at once, and a pause while the store is down, so that it slows only its own jobs. */
-import type { Clock } from '../core/clock.ts'
-import { codeOf, StowageError } from '../core/errors.ts'
-import { AdaptiveLimit, Limit } from '../core/limit.ts'
-import { backoffMs } from '../core/retry.ts'
+import type { Clock } from './clock.ts'
+import { codeOf, StowageError } from './errors.ts'
+import { AdaptiveLimit, Limit } from './limit.ts'
+import { backoffMs } from './retry.ts'
 
 /** A store that answers like this is in trouble itself; the file has nothing to do with it. */
 const troubles = new Set(['UNREACHABLE', 'TIMEOUT', 'THROTTLED', 'BUSY', 'NO_SPACE'])
