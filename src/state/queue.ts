@@ -31,6 +31,8 @@ export interface NewJob {
   delayMs?: number
   /** Joins a waiting, never tried job's payload with the new one; undefined removes the job. Default: the new one. */
   merge?: (waiting: unknown, added: unknown) => unknown
+  /** Leave a job that is already there as it is. Default: it is replaced, and its clock restarts. */
+  unlessQueued?: boolean
 }
 
 /** A job that is set aside until somebody asks for it again. */
@@ -186,23 +188,21 @@ export class Queue {
   /** One line for each queue that has jobs. */
   async counts(options: { excludeGroups?: readonly string[] } = {}): Promise<QueueCounts[]> {
     const [exclude, groups] = excluding(options.excludeGroups)
-    const rows = await this.#database.transaction(async (tx) =>
-      tx.all(
-        `SELECT queue, SUM(CASE WHEN state = 'waiting' THEN 1 ELSE 0 END) AS waiting,
-           SUM(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS running,
-           SUM(CASE WHEN state = 'aside' THEN 1 ELSE 0 END) AS aside,
-           MIN(CASE WHEN state = 'waiting' THEN due_ms END) AS oldest
-         FROM jobs WHERE 1 = 1 ${exclude} GROUP BY queue ORDER BY queue`,
-        ...groups,
-      ),
+    const rows = await this.#database.query(
+      `SELECT queue, SUM(CASE WHEN state = 'waiting' THEN jobs ELSE 0 END) AS waiting,
+         SUM(CASE WHEN state = 'running' THEN jobs ELSE 0 END) AS running,
+         SUM(CASE WHEN state = 'aside' THEN jobs ELSE 0 END) AS aside
+       FROM job_counts WHERE jobs > 0 ${exclude} GROUP BY queue ORDER BY queue`,
+      ...groups,
     )
-    return rows.map((row) => ({
+    const counts = rows.map(async (row) => ({
       queue: String(row['queue']),
       waiting: Number(row['waiting']),
       running: Number(row['running']),
       setAside: Number(row['aside']),
-      oldestMs: row['oldest'] === null ? undefined : Number(row['oldest']),
+      oldestMs: await this.nextDueMs(String(row['queue']), options),
     }))
+    return Promise.all(counts)
   }
 
   /** The jobs that were set aside, latest first, `limit` at most (default 100). */
@@ -233,11 +233,26 @@ export class Queue {
   /** When the next waiting job of a queue is due; undefined when none waits. */
   async nextDueMs(queue: string, options: { excludeGroups?: readonly string[] } = {}): Promise<number | undefined> {
     const [exclude, groups] = excluding(options.excludeGroups)
-    const [row] = await this.#database.transaction(async (tx) =>
-      tx.all(`SELECT MIN(due_ms) AS due FROM jobs WHERE queue = ? AND state = 'waiting' ${exclude}`, queue, ...groups),
+    const [row] = await this.#database.query(
+      `SELECT MIN(due_ms) AS due FROM jobs WHERE queue = ? AND state = 'waiting' ${exclude}`,
+      queue,
+      ...groups,
     )
     const due = row?.['due']
     return due === null || due === undefined ? undefined : Number(due)
+  }
+
+  /** Waiting jobs that are given up: the one of a key, or those of all keys that begin with a prefix. Returns how many. */
+  async cancel(queue: string, which: { key: string } | { prefix: string }, tx?: Transaction): Promise<number> {
+    const [where, ...values] =
+      'key' in which
+        ? ['key = ?', which.key]
+        : which.prefix === ''
+          ? ['1 = 1']
+          : ['key >= ? AND key < ?', which.prefix, which.prefix + lastCharacter]
+    return this.#within(tx, async (inside) =>
+      inside.run(`DELETE FROM jobs WHERE queue = ? AND state <> 'running' AND ${where}`, queue, ...values),
+    )
   }
 
   async #add(job: NewJob, tx: Transaction) {
@@ -252,7 +267,7 @@ export class Queue {
       payload,
       due,
     )
-    if (inserted === 0) await this.#addAgain(job, payload, due, tx)
+    if (inserted === 0 && !job.unlessQueued) await this.#addAgain(job, payload, due, tx)
   }
 
   async #addAgain(job: NewJob, payload: string, due: number, tx: Transaction) {
@@ -335,6 +350,9 @@ function jobOf(queue: string, row: Row): Omit<Job, 'token'> {
     attempt: Number(row['attempt']),
   }
 }
+
+/** No key has anything after it: the largest code point. */
+const lastCharacter = '\u{10ffff}'
 
 function excluding(groups: readonly string[] = []): [string, readonly string[]] {
   return [groups.length > 0 ? `AND grp NOT IN (${groups.map(() => '?').join(', ')})` : '', groups]
