@@ -192,6 +192,22 @@ class FileDriver implements Driver {
     }
   }
 
+  async move(from: string, to: string, options: CallOptions & { ifAbsent?: boolean } = {}) {
+    this.#check(options)
+    this.#refuseOwnName(to)
+    if (!(await this.#lstat(from)).isFile()) throw this.#absent(from)
+    if (from !== to)
+      try {
+        this.#checkParentsSync(from, 'read')
+        this.#checkParentsSync(to, 'write')
+        await this.#publisher.publish(this.localPath(from), this.localPath(to), options.ifAbsent ?? false)
+        await this.#removeEmptyParents(from)
+      } catch (error) {
+        throw errnoOf(error) === 'ENOENT' ? this.#absent(from) : this.#explain(error, 'write', to)
+      }
+    return this.stat(to, options)
+  }
+
   async close() {
     if (this.#isClosed) return
     this.#isClosed = true
@@ -443,10 +459,10 @@ async function sweep(directory: string) {
 }
 
 function infoOf(key: string, stats: sync.BigIntStats): FileInfo {
-  return {
-    key,
-    size: Number(stats.size),
-    modified: new Date(Number(stats.mtimeMs)),
-    etag: `${stats.mtimeNs.toString(36)}-${stats.ino.toString(36)}-${stats.size.toString(36)}`,
-  }
+  return { key, size: Number(stats.size), modified: new Date(Number(stats.mtimeMs)), etag: fileVersion(stats) }
+}
+
+/** The etag of a file on disk: it stays when the file gets another name, and not when it gets other bytes. */
+export function fileVersion({ mtimeNs, ino, size }: Pick<sync.BigIntStats, 'mtimeNs' | 'ino' | 'size'>): string {
+  return `${mtimeNs.toString(36)}-${ino.toString(36)}-${size.toString(36)}`
 }

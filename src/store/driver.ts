@@ -27,6 +27,8 @@ export interface Supports {
   readonly maxPartBytes: number
   /** Writes with `verify` are read back before they are seen. Default: false. */
   readonly verify?: boolean
+  /** Every write is confirmed by a checksum that the place compares, so that what it says it has stored is what was sent. Default: false. */
+  readonly confirms?: boolean
   /** Keys that cannot be stored there although they are clean, each with why, as a sentence. Default: none. */
   readonly refuses?: readonly { readonly pattern: RegExp; readonly reason: string }[]
 }

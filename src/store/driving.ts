@@ -129,13 +129,14 @@ export function commonSupports(all: readonly Supports[]): Supports {
     maxKeyBytes: Math.min(...all.map(({ maxKeyBytes }) => maxKeyBytes)),
     maxPartBytes: Math.min(...all.map(({ maxPartBytes }) => maxPartBytes)),
     verify: all.every(({ verify = false }) => verify),
+    confirms: all.every(({ confirms = false }) => confirms),
     refuses: all.flatMap(({ refuses = [] }) => refuses),
   }
 }
 
 type AbilityName = Exclude<
   { [K in keyof Supports]-?: Supports[K] extends boolean ? K : never }[keyof Supports],
-  'verify'
+  'verify' | 'confirms'
 >
 
 /** The union of listings that are each in key order, in key order; of what several have, the first one's entry. */

@@ -96,6 +96,7 @@ class AzureDriver implements Driver {
     contentType: true,
     metadata: true,
     keyUnderFile: true,
+    confirms: true,
     maxKeyBytes: 1024,
     maxPartBytes: 1024,
     refuses: [

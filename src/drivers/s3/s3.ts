@@ -107,6 +107,7 @@ class S3Driver implements Driver {
     contentType: true,
     metadata: true,
     keyUnderFile: true,
+    confirms: true,
     maxKeyBytes: 1024,
     maxPartBytes: 1024,
   }

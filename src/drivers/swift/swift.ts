@@ -125,6 +125,7 @@ class SwiftDriver implements Driver {
     contentType: true,
     metadata: true,
     keyUnderFile: true,
+    confirms: true,
     maxKeyBytes: 1024,
     maxPartBytes: 1024,
     refuses: [{ pattern: /^\.file-segments(\/|$)/, reason: 'That is where segments of large objects are kept.' }],
