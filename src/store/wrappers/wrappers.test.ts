@@ -16,6 +16,7 @@ import { faulty, type FaultMoment } from './faults.ts'
 import { limited } from './limit.ts'
 import { prefixed } from './prefix.ts'
 import { readOnly } from './read-only.ts'
+import { replaceable } from './replaceable.ts'
 import { retrying } from './retry.ts'
 import { sharded } from './shard.ts'
 
@@ -25,6 +26,12 @@ testDriver('retrying', async () => ({ driver: retrying(memoryDriver()) }))
 testDriver('limited', async () => ({ driver: limited(memoryDriver(), new Limit(2)) }))
 testDriver('prefixed', async () => ({ driver: prefixed(memoryDriver(), 'a/b') }))
 testDriver('faulty without faults', async () => ({ driver: faulty(memoryDriver(), { strike: () => undefined }) }))
+testDriver('replaceable', async () => ({ driver: replaceable(memoryDriver()) }))
+testDriver('replaceable, after it was replaced', async () => {
+  const driver = replaceable(readOnly(memoryDriver()))
+  await driver.replace(memoryDriver())
+  return { driver }
+})
 testDriver('sharded', async () => ({ driver: sharded(memoryDriver(), 4) }))
 testDriver('read-only', async () => {
   const writer = memoryDriver()
