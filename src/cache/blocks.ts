@@ -19,6 +19,16 @@ export class Blocks {
     this.#checksums = new Uint32Array(count)
   }
 
+  /** All blocks of a file whose checksums are known; undefined when these are not as many as it has blocks. */
+  static whole(size: number, blockBytes: number, checksums: Uint32Array): Blocks | undefined {
+    const blocks = new Blocks(size, blockBytes)
+    if (checksums.length !== blocks.count) return undefined
+    blocks.#checksums.set(checksums)
+    blocks.#isHere.fill(1)
+    blocks.#bytes = size
+    return blocks
+  }
+
   /** How many the file has. */
   get count(): number {
     return this.#isHere.length
@@ -27,6 +37,11 @@ export class Blocks {
   /** Bytes that are here. */
   get bytes(): number {
     return this.#bytes
+  }
+
+  /** Are all of them here? */
+  get isWhole(): boolean {
+    return !this.#isHere.includes(0)
   }
 
   /** The block a position is in. */

@@ -4,6 +4,7 @@ import * as fs from 'node:fs'
 import { tmpdir } from 'node:os'
 import * as path from 'node:path'
 import { describe, test, type TestContext } from 'node:test'
+import { crc32 } from 'node:zlib'
 import { collect, toBody } from '../core/bytes.ts'
 import { StowageError } from '../core/errors.ts'
 import { memoryDriver } from '../drivers/memory.ts'
@@ -353,6 +354,62 @@ describe('a cache', () => {
     await using small = await Cache.open({ directory: `${directory}-small`, maxBytes: 1000 })
     assert.equal(await small.adopt('memory:', file, info), false)
     assert.equal(small.statistics.bytes, 0)
+  })
+
+  test('takes over a file whose checksums are known without reading it, and finds out when they are wrong', async (t) => {
+    const { cache, driver, reads, put, get, onDisk } = await scene(t, { hotBytes: 0 })
+    const bytes = randomBytes(3500)
+    const file = path.join(parent, 'known')
+    fs.writeFileSync(file, bytes)
+    await put('a', bytes)
+    const info = await driver.stat('a')
+    const checksums = Uint32Array.from([0, 1000, 2000, 3000], (start) => crc32(bytes.subarray(start, start + 1000)))
+    await cache.adopt('memory:', file, info, { checksums, blockBytes: 1000 })
+    assert.equal(fs.statSync(onDisk()[0] ?? '').ino, fs.statSync(file).ino)
+    assert.ok((await get('a')).equals(bytes))
+    assert.deepEqual(reads, [])
+    for (const [known, wrong] of [
+      [{ checksums: checksums.map((sum) => sum ^ 1), blockBytes: 1000 }, true],
+      [{ checksums: new Uint32Array(3), blockBytes: 1000 }, false],
+      [{ checksums: new Uint32Array(4), blockBytes: 999 }, false],
+    ] as const) {
+      await cache.adopt('memory:', file, info, known)
+      assert.ok((await get('a')).equals(bytes))
+      assert.equal(reads.length > 0, wrong)
+      reads.length = 0
+    }
+    assert.ok(fs.readFileSync(file).equals(bytes))
+  })
+
+  test('knows whether a file is here as a whole', async (t) => {
+    const { cache, get, put, inner } = await scene(t)
+    await put('a', randomBytes(2500))
+    const { etag } = await inner.stat('a')
+    assert.ok(etag !== undefined)
+    await get('a', { start: 0, end: 2000 })
+    assert.equal(cache.has('memory:', 'a'), false)
+    await get('a')
+    assert.deepEqual([cache.has('memory:', 'a'), cache.has('memory:', 'a', etag)], [true, true])
+    assert.deepEqual(
+      [cache.has('memory:', 'a', 'other'), cache.has('else', 'a'), cache.has('memory:', 'b')],
+      Array(3).fill(false),
+    )
+  })
+
+  test('tells of what it evicts, and not of what is dropped', async (t) => {
+    const { cache, get, put } = await scene(t, { maxBytes: 3000 })
+    const evicted: unknown[] = []
+    const stop = cache.onEvicted((...entry) => evicted.push(entry))
+    for (const key of ['a', 'b', 'c']) await put(key, randomBytes(2000))
+    await get('a')
+    await cache.drop('memory:', 'a')
+    await get('a')
+    await get('b')
+    assert.deepEqual(evicted, [['memory:', 'a', 2000]])
+    stop()
+    await get('c')
+    assert.equal(evicted.length, 1)
+    assert.equal(cache.statistics.evictions, 2)
   })
 
   test('is one process’s at a time, and closed is closed', async (t) => {

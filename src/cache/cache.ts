@@ -4,7 +4,6 @@
  * that lies, or a directory somebody has been in, costs time and never a wrong byte.
  */
 import { randomUUID } from 'node:crypto'
-import { createReadStream } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
 import { Readable } from 'node:stream'
@@ -55,6 +54,17 @@ export interface CacheStatistics {
   passed: number
 }
 
+/** Hears of a file that was evicted, and how many bytes of it were here. It must not throw. */
+export type EvictionListener = (store: string, key: string, bytes: number) => void
+
+/** What a caller of `adopt` may know already. */
+export interface AdoptOptions {
+  /** The CRC32 of each block. The file is not read then. */
+  checksums?: Uint32Array
+  /** Bytes of these blocks. The checksums are ignored when the cache's own are of another size. */
+  blockBytes?: number
+}
+
 /** Where the cache gets a file from. */
 export interface Origin {
   /** Which store: the cache may be shared by several. */
@@ -85,6 +95,7 @@ export class Cache {
   /** Their lines in the catalogue are not what they are now. */
   readonly #dirty = new Set<Entry>()
   readonly #hot: HotBlocks
+  readonly #evictionListeners = new Set<EvictionListener>()
   readonly #counts = { hits: 0, misses: 0, fills: 0, evictions: 0, damaged: 0, passed: 0, readers: 0 }
   #bytes = 0
   #flushTimer: NodeJS.Timeout | undefined
@@ -143,25 +154,43 @@ export class Cache {
     return { info: entry.info, body: body.once('close', () => this.#ended(entry)) }
   }
 
+  /** Is the whole file here, and of that version when one is given? */
+  has(store: string, key: string, etag?: string): boolean {
+    const entry = this.#entries.get(nameOf(store, key))
+    return entry !== undefined && entry.blocks.isWhole && (etag === undefined || etag === entry.info.etag)
+  }
+
+  /** Calls the listener with every file that is evicted to make room, not with what is dropped or replaced. Returns how to stop. */
+  onEvicted(listener: EvictionListener): () => void {
+    this.#evictionListeners.add(listener)
+    return () => this.#evictionListeners.delete(listener)
+  }
+
   /**
-   * Takes a whole file of this machine into the cache, as what `info` tells of. The file itself stays where it is. False
-   * when there is no room for it.
+   * Takes a whole file of this machine into the cache, as what `info` tells of, by a hard link, or a copy where it is on
+   * another file system. The file itself stays where it is, and must not be changed under its old name: that would be found
+   * when it is read, and its blocks fetched again. False when there is no room for it. Rejects with CORRUPT when it is not
+   * as long as was told.
    */
-  async adopt(store: string, file: string, info: FileInfo): Promise<boolean> {
+  async adopt(store: string, file: string, info: FileInfo, options: AdoptOptions = {}): Promise<boolean> {
     this.#check()
-    const entry = this.#newEntry(store, info)
+    const { checksums, blockBytes } = options
+    const isKnown = checksums !== undefined && blockBytes === this.#options.blockBytes
+    const entry = this.#newEntry(store, info, isKnown ? Blocks.whole(info.size, blockBytes, checksums) : undefined)
     try {
-      await fs.link(file, entry.file).catch(async () => fs.copyFile(file, entry.file))
-      let block = 0
-      for await (const bytes of blocksOf(entry.file, entry.blocks.blockBytes)) {
-        if (block >= entry.blocks.count || bytes.byteLength !== entry.blocks.bytesOf(block)) throw notAsTold(info.key)
-        entry.blocks.add(block++, bytes)
-      }
-      if (block !== entry.blocks.count) throw notAsTold(info.key)
       await this.#makeRoom(info.size)
     } catch (error) {
-      await fs.rm(entry.file, { force: true })
       if (error instanceof NoRoom) return false
+      throw error
+    }
+    try {
+      await fs.link(file, entry.file).catch(async () => fs.copyFile(file, entry.file))
+      const { size } = await fs.stat(entry.file)
+      if (size !== info.size) throw notAsTold(info.key)
+      if (!entry.blocks.isWhole) await readBlocks(entry)
+    } catch (error) {
+      await fs.rm(entry.file, { force: true })
+      this.#bytes -= info.size
       throw diskError(error, `Cannot take ${info.key} into the cache`) ?? error
     }
     await this.#put(entry)
@@ -236,9 +265,8 @@ export class Cache {
     return entry
   }
 
-  #newEntry(store: string, info: FileInfo): Entry {
+  #newEntry(store: string, info: FileInfo, blocks = new Blocks(info.size, this.#options.blockBytes)): Entry {
     const id = randomUUID()
-    const blocks = new Blocks(info.size, this.#options.blockBytes)
     return new Entry({ id, store, info, blocks, file: this.#fileOf(id) })
   }
 
@@ -421,6 +449,7 @@ export class Cache {
     if (!oldest) return false
     this.#counts.evictions++
     await this.#remove(oldest)
+    for (const listener of this.#evictionListeners) listener(oldest.store, oldest.key, oldest.blocks.bytes)
     return true
   }
 
@@ -521,20 +550,19 @@ async function takePossession(directory: string) {
   await fs.writeFile(file, owner)
 }
 
-async function* blocksOf(file: string, blockBytes: number): AsyncGenerator<Buffer> {
-  let pending: Buffer[] = []
-  let size = 0
-  for await (const chunk of createReadStream(file, { highWaterMark: blockBytes }) as AsyncIterable<Buffer>) {
-    pending.push(chunk)
-    size += chunk.byteLength
-    if (size < blockBytes) continue
-    const bytes = Buffer.concat(pending)
-    for (let at = 0; at + blockBytes <= bytes.byteLength; at += blockBytes) yield bytes.subarray(at, at + blockBytes)
-    const rest = bytes.subarray(bytes.byteLength - (bytes.byteLength % blockBytes))
-    pending = rest.byteLength > 0 ? [rest] : []
-    size = rest.byteLength
+/** Learns the checksums of a file that is here. */
+async function readBlocks({ file, info, blocks }: Entry) {
+  const handle = await fs.open(file, 'r')
+  try {
+    for (let block = 0; block < blocks.count; block++) {
+      const bytes = Buffer.allocUnsafe(blocks.bytesOf(block))
+      const { bytesRead } = await handle.read(bytes, 0, bytes.byteLength, blocks.startOf(block))
+      if (bytesRead !== bytes.byteLength) throw notAsTold(info.key)
+      blocks.add(block, bytes)
+    }
+  } finally {
+    await handle.close()
   }
-  if (size > 0) yield Buffer.concat(pending)
 }
 
 function notAsTold(key: string): StowageError {
