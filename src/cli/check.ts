@@ -39,14 +39,9 @@ async function report(where: string, driver: Driver, options: Options & CallOpti
   const { location } = driver
   output.line(location)
   const findings: Finding[] = []
-  let told: string | undefined
   for await (const finding of checkPlace(driver, options)) {
     findings.push(finding)
-    const { ability, state, why } = finding
-    output.line(
-      `  ${marks[state]} ${ability.padEnd(10)}  ${why === undefined ? state : why === told ? 'as above' : errorText(new Error(why))}`,
-    )
-    told = why ?? told
+    output.line(findingLines(findings).at(-1) ?? '')
   }
   return {
     store: /:\/\//.test(where) ? location : where,
@@ -54,6 +49,16 @@ async function report(where: string, driver: Driver, options: Options & CallOpti
     findings,
     ok: !findings.some(({ state }) => state === 'fails'),
   }
+}
+
+/** A line for each finding; a reason that was just told is not repeated. */
+export function findingLines(findings: readonly Finding[]): string[] {
+  let told: string | undefined
+  return findings.map(({ ability, state, why }) => {
+    const reason = why === undefined ? state : why === told ? 'as above' : errorText(new Error(why))
+    told = why ?? told
+    return `  ${marks[state]} ${ability.padEnd(10)}  ${reason}`
+  })
 }
 
 const marks: Record<Finding['state'], string> = { works: '✔', fails: '✖', unsupported: '–', untried: '?' }

@@ -95,6 +95,20 @@ const verbs: Description[] = [
     load: async () => import('./check.ts'),
   },
   {
+    name: 'store',
+    summary: 'list stores, try them, and save where a store is that the configuration leaves open',
+    values: ['<list|test|set|unset>', '[name]', '[url]'],
+    examples: [
+      'stowage store list',
+      'stowage store test media',
+      'stowage store set media < url.txt',
+      'stowage store set media env:MEDIA_URL',
+      'stowage store set media file:/run/secrets/media-url',
+      'stowage store unset media',
+    ],
+    load: async () => import('./store.ts'),
+  },
+  {
     name: 'repair',
     summary: 'make the locations of a store level again; deletes nothing',
     values: ['<where>'],

@@ -6,7 +6,7 @@ import { cleanDirectory, cleanKey } from '../core/keys.ts'
 import { realPath } from '../core/real-path.ts'
 import type { Config } from '../daemon/config.ts'
 import { openStore } from '../drivers/index.ts'
-import { openNamed } from '../drivers/stores.ts'
+import { neededFor, openNamed } from '../drivers/stores.ts'
 import { fileDriver } from '../drivers/file.ts'
 import { Store } from '../store/store.ts'
 
@@ -114,7 +114,14 @@ export class Places {
 
   async #namedStore(name: string): Promise<Store> {
     return this.#open(`${name}:`, async () => {
-      return openNamed(name, (await this.#loaded()).stores)
+      const config = await this.#loaded()
+      const needed = neededFor(name, config.stores)
+      if (!Object.values(needed).some(({ saved }) => saved)) return openNamed(name, needed)
+      const [{ savedRows, withSaved }, { Vault }] = await Promise.all([
+        import('../daemon/saved-stores.ts'),
+        import('../state/vault.ts'),
+      ])
+      return openNamed(name, withSaved(needed, await savedRows(config), new Vault(config.state)))
     })
   }
 

@@ -51,6 +51,30 @@ export function parseStorageUrl(text: string): StorageUrl {
   }
 }
 
+/** Parameters that are secrets, unless they are references to one. */
+const secretParameter = /(?:secret|token|pass|password|access_key|temp_url_key|sig|signature)$/i
+
+/**
+ * Does a storage URL hold a secret itself, rather than saying where one is (`env:NAME`, `file:PATH`)? In doubt, as when it
+ * is malformed around its credentials: true. What is no URL at all: false.
+ */
+export function holdsSecret(text: string): boolean {
+  const match = form.exec(text)
+  if (!match) return false
+  const [, , authority = '', path = '', query = '', fragment] = match
+  const at = authority.lastIndexOf('@')
+  const found = credentials.exec(at < 0 ? '' : authority.slice(0, at))
+  const isPlain = (value: string | undefined) => value !== undefined && value !== '' && !/^(?:env|file):/.test(value)
+  const parameters = query.split('&').map((part) => part.split('='))
+  return (
+    fragment !== undefined ||
+    path.includes('@') ||
+    !found ||
+    isPlain(found[2]) ||
+    parameters.some(([name = '', ...value]) => secretParameter.test(name) && isPlain(value.join('=')))
+  )
+}
+
 /** The parameters of a URL. Each is asked for by name; what nobody asked for is an error in the end. */
 class Parameters {
   readonly #scheme: string

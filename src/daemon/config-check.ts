@@ -66,9 +66,16 @@ function checkStore(draft: Draft, name: string, value: unknown) {
   if (schemeNames.includes(name.toLowerCase())) problems.push(`stores.${name}: is a kind of URL; choose another name.`)
   const directories: string[] = []
   const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
-  const { url, mounts } = asRecord(value)
-  if (isObject && (url === undefined) === (mounts === undefined))
+  const { url, mounts, saved, readOnly } = asRecord(value)
+  const isSaved = saved === true
+  if (isObject && !isSaved && (url === undefined) === (mounts === undefined))
     problems.push(`stores.${name}: needs either a url or mounts.`)
+  if (isSaved) {
+    if (mounts !== undefined || (Array.isArray(url) && url.length > 1))
+      problems.push(`stores.${name}.saved: a store that is saved has one place, so at most one url and no mounts.`)
+    if (readOnly === true)
+      problems.push(`stores.${name}.saved: what is saved is tried by writing, so it cannot be readOnly.`)
+  }
   const given = isObject ? url : value
   for (const url of (Array.isArray(given) ? given : [given]).filter((each) => typeof each === 'string'))
     try {
@@ -84,7 +91,7 @@ function checkStore(draft: Draft, name: string, value: unknown) {
   const hasUrl =
     typeof asRecord(value)['publicUrl'] === 'string' ||
     [given].flat().some((each) => typeof each === 'string' && /[?&]cloudfront_domain=/.test(each))
-  const isDirectory = typeof given === 'string' && /^file:/i.test(given)
+  const isDirectory = typeof given === 'string' && /^file:/i.test(given) && !isSaved
   const isReadOnly = asRecord(value)['readOnly'] === true
   draft.stores.set(name, { isReadOnly, hasUrl, isDirectory, directories })
 }

@@ -29,6 +29,10 @@ const storeSettings = z.strictObject({
     ),
   publicUrl: z.url('is not a URL').optional().describe('Address below which the files are served.'),
   readOnly: z.boolean().optional().describe('Refuse every change.'),
+  saved: z
+    .boolean()
+    .optional()
+    .describe('Where files are kept is saved with `stowage store set`; a URL here is the default until then.'),
   cleanName: z.literal('ascii', 'can only be "ascii"').optional().describe('Turn names into web-safe ASCII.'),
 })
 const store = z.union([...urls.options, storeSettings])

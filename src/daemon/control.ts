@@ -162,8 +162,17 @@ function pipeName(file: string): string {
 }
 
 function serveConnection(connection: net.Socket, methods: ControlMethods) {
+  let open = 0
+  // Whoever waits for an answer is not idle.
+  const rest = () => connection.setTimeout(open === 0 ? controlLimits.idleMs : 0)
   onLine(connection, controlLimits.lineBytes, (line) => {
-    void answer(line, methods).then((reply) => connection.writable && connection.write(`${JSON.stringify(reply)}\n`))
+    open++
+    rest()
+    void answer(line, methods).then((reply) => {
+      open--
+      rest()
+      if (connection.writable) connection.write(`${JSON.stringify(reply)}\n`)
+    })
   })
 }
 

@@ -17,6 +17,7 @@ import type { Config } from './config.ts'
 import { serveControl } from './control.ts'
 import { Distributions } from './distributions.ts'
 import { Repairs } from './repairs.ts'
+import { SavedStores, type PlaceSettings } from './saved-stores.ts'
 
 /** What a daemon is started with. */
 export interface DaemonOptions {
@@ -72,7 +73,18 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
   const rules = await Promise.all(config.rules.map(async (rule) => loadRule(rule, config.directory)))
   const database = await openDatabase(config.state)
   rollback.defer(async () => database.close())
-  const opened = await openStores(config.stores, {
+  const saved = new SavedStores({
+    config,
+    database,
+    clock,
+    onChange: (name, place) => {
+      settings[name] = { ...settings[name], url: place.url }
+      log.info(`The store ${name} is at ${place.driver.location} from now on.`)
+      opened.replace(name, place).catch((error: unknown) => log.warn((error as Error).message))
+    },
+  })
+  const settings = await saved.settings()
+  const opened = await openStores(settings, {
     log,
     onPartial: async (name, partial) => repairs.add(name, partial),
   })
@@ -80,12 +92,14 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
   const stores = new Map(opened)
   const sources = Object.entries(config.sources).map(([name, source]): Source => ({ name, ...source }))
   const { workDirectory } = config
-  const distributions = rollback.use(new Distributions(config))
+  const distributions = rollback.use(new Distributions({ ...config, stores: settings }))
   const invalidate: Invalidate = async (...call) => distributions.invalidate(...call)
   const conveyor = new Conveyor({ sources, rules, stores, database, clock, log, workDirectory, invalidate })
   const repairs = new Repairs(conveyor.queue, stores, { clock, log })
   const assets = config.assets && assetParts(config.assets, { stores, rules, database, clock, log })
-  const daemon = new Daemon({ conveyor, repairs, sources, rules, database, clock, log, ...(assets && { assets }) })
+  const parts = { conveyor, repairs, saved, sources, rules, database, clock, log }
+  const daemon = new Daemon({ ...parts, ...(assets && { assets }) })
+  rollback.defer(async () => saved.close())
   if (assets) rollback.defer(async () => assets.keeper.close())
   const control = await serveControl(`${config.state}.sock`, daemon.methods())
   rollback.defer(async () => control.close())
@@ -114,6 +128,7 @@ interface Times {
 interface Parts extends Times {
   conveyor: Conveyor
   repairs: Repairs
+  saved: SavedStores
   sources: readonly Source[]
   rules: readonly Rule[]
   database: Database
@@ -135,6 +150,11 @@ export class Daemon {
   /** Hands over what {@link close} lets go of. */
   owns(stack: AsyncDisposableStack): void {
     this.#owned = stack
+  }
+
+  /** The stores whose place is kept in the state: to list, try and change them. */
+  get savedStores(): SavedStores {
+    return this.#parts.saved
   }
 
   /** Calls the listener after each delivery. Returns how to stop that. */
@@ -239,7 +259,13 @@ export class Daemon {
 
   /** What may be asked over the control socket. */
   methods(): Record<string, (parameters: never) => Promise<unknown>> {
+    const { saved } = this.#parts
     return {
+      'store.list': async () => saved.list(),
+      'store.test': async ({ name }: { name: string }) => saved.test(name),
+      'store.save': async ({ name, settings }: { name: string; settings: PlaceSettings }) => saved.save(name, settings),
+      'store.remove': async ({ name }: { name: string }) => saved.remove(name),
+      'store.rows': async () => saved.rows(),
       status: async () => this.status(),
       retry: async (filter: { key?: string }) => this.retry(filter),
       assets: async () => this.assets(),

@@ -14,10 +14,13 @@ export class Distributions {
 
   /** Makes a distribution forget paths. */
   async invalidate(distribution: string, paths: readonly string[], signal: AbortSignal): Promise<void> {
-    let cloudFront = this.#opened.get(distribution)
+    const url = this.#urlOf(distribution)
+    // The place of a store may be replaced, and then so are its credentials.
+    const name = `${distribution} ${url}`
+    let cloudFront = this.#opened.get(name)
     if (!cloudFront) {
-      cloudFront = new CloudFront(this.#optionsOf(distribution))
-      this.#opened.set(distribution, cloudFront)
+      cloudFront = new CloudFront(optionsOf(url))
+      this.#opened.set(name, cloudFront)
     }
     await cloudFront.invalidate(distribution, paths, { signal })
   }
@@ -26,14 +29,17 @@ export class Distributions {
     await Promise.all([...this.#opened.values()].map(async (each) => each.close()))
   }
 
-  /** A bucket that is reached with a key of its own has a distribution that is, too. */
-  #optionsOf(distribution: string): CloudFrontOptions {
+  #urlOf(distribution: string): string | undefined {
     const destinations = this.#config.rules.flatMap((rule) => rule.destinations)
     const store = destinations.find((to) => to.invalidate === distribution)?.store ?? ''
-    const url = [this.#config.stores[store]?.url ?? []].flat().find((each) => each.startsWith('s3:'))
-    const { user, password, parameters } = url === undefined ? {} : parseStorageUrl(url)
-    const sessionToken = parameters?.text('session_token')
-    if (user === undefined || password === undefined) return {}
-    return { credentials: { accessKeyId: user, secretAccessKey: password, ...(sessionToken && { sessionToken }) } }
+    return [this.#config.stores[store]?.url ?? []].flat().find((each) => each.startsWith('s3:'))
   }
+}
+
+/** A bucket that is reached with a key of its own has a distribution that is, too. */
+function optionsOf(url: string | undefined): CloudFrontOptions {
+  const { user, password, parameters } = url === undefined ? {} : parseStorageUrl(url)
+  const sessionToken = parameters?.text('session_token')
+  if (user === undefined || password === undefined) return {}
+  return { credentials: { accessKeyId: user, secretAccessKey: password, ...(sessionToken && { sessionToken }) } }
 }

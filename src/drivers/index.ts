@@ -86,8 +86,8 @@ export async function openStore(url: string | readonly string[], options: OpenOp
   return new Store(driver, { ...options, ...(publicUrl !== undefined && { publicUrl }) })
 }
 
-/** The public address that a storage URL itself names. */
-function publicUrlOf(urls: readonly string[]): string | undefined {
+/** The public address that one of the storage URLs itself names. */
+export function publicUrlOf(urls: readonly string[]): string | undefined {
   const found = urls.find((each) => /[?&]cloudfront_domain=/.test(each))
   return found === undefined ? undefined : cloudFrontUrl(parseStorageUrl(found))
 }

@@ -4,8 +4,11 @@ import type { Log } from '../core/log.ts'
 import type { Driver } from '../store/driver.ts'
 import type { Partial } from '../store/locations.ts'
 import { mounted } from '../store/mounts.ts'
+import { nowhere } from '../store/nowhere.ts'
 import { Store, type StoreOptions } from '../store/store.ts'
-import { openStore } from './index.ts'
+import { readOnly } from '../store/wrappers/read-only.ts'
+import { replaceable, type Replaceable } from '../store/wrappers/replaceable.ts'
+import { openDriver, openStore, publicUrlOf } from './index.ts'
 
 /** Where a store is, and how it is used. */
 export interface StoreSettings extends StoreOptions {
@@ -15,6 +18,18 @@ export interface StoreSettings extends StoreOptions {
   mounts?: Readonly<Record<string, string>>
   /** Every change is refused. */
   readOnly?: boolean
+  /**
+   * Its place is kept in the state of a daemon, where it can be changed. `url` is then one place at most: the default
+   * until another is saved.
+   */
+  saved?: boolean
+}
+
+/** A place that was opened to become that of a store. */
+export interface StorePlace {
+  driver: Driver
+  /** Absent when the store has no place. */
+  url?: string
 }
 
 /** What hears of the stores' troubles. */
@@ -25,12 +40,16 @@ export interface OpenStoresOptions {
   onPartial?: (store: string, partial: Partial) => void | Promise<void>
 }
 
+type Replace = (place: StorePlace) => Promise<void>
+
 /** Stores by their names. Close all at once. */
 export class Stores {
   readonly #stores: ReadonlyMap<string, Store>
+  readonly #replace: ReadonlyMap<string, Replace>
 
-  constructor(stores: ReadonlyMap<string, Store>) {
+  constructor(stores: ReadonlyMap<string, Store>, replace: ReadonlyMap<string, Replace> = new Map()) {
     this.#stores = stores
+    this.#replace = replace
   }
 
   /** The store of a name. Throws INVALID_ARGUMENT, naming those there are. */
@@ -40,6 +59,17 @@ export class Stores {
     throw new StowageError('INVALID_ARGUMENT', `There is no store ${JSON.stringify(name)}.`, {
       hint: `There are: ${[...this.#stores.keys()].join(', ')}.`,
     })
+  }
+
+  /**
+   * Gives a store that is `saved` another place, which it closes in the end. Calls under way end at the former one, and
+   * then it resolves. Rejects with INVALID_ARGUMENT when there is no such store, or its place is fixed.
+   */
+  async replace(name: string, place: StorePlace): Promise<void> {
+    const replace = this.#replace.get(name)
+    if (replace) return replace(place)
+    await place.driver.close()
+    throw new StowageError('INVALID_ARGUMENT', `The place of the store ${name} is fixed.`)
   }
 
   /** Names and stores, in the order of the configuration. */
@@ -66,20 +96,47 @@ export async function openStores(
 ): Promise<Stores> {
   const { log, onPartial } = options
   const stores = new Map<string, Store>()
+  const replace = new Map<string, Replace>()
   await using rollback = new AsyncDisposableStack()
-  for (const [name, { url, mounts, ...rest }] of Object.entries(settings)) {
+  for (const [name, { url, mounts, saved, ...rest }] of Object.entries(settings)) {
     if (mounts) continue
-    const store = await openStore(url ?? [], {
-      ...rest,
-      ...(log && { log }),
-      ...(onPartial && { onPartial: async (partial) => onPartial(name, partial) }),
-    })
-    rollback.use(store)
-    stores.set(name, store)
+    const hearing = { log, onPartial: onPartial && (async (partial: Partial) => onPartial(name, partial)) }
+    const opened = saved
+      ? await openChangeable(name, url, rest)
+      : { store: await openStore(url ?? [], { ...rest, ...hearing }) }
+    rollback.use(opened.store)
+    stores.set(name, opened.store)
+    if ('replace' in opened) replace.set(name, opened.replace)
   }
   for (const name of Object.keys(settings)) mount(name, settings, stores, [])
   rollback.move()
-  return new Stores(stores)
+  return new Stores(stores, replace)
+}
+
+/** Opens what is to be the place of a store; nothing is contacted yet. Without a URL it has none. */
+export async function openPlace(name: string, url: string | undefined): Promise<StorePlace> {
+  return url === undefined ? { driver: nowhere(name) } : { driver: await openDriver(url), url }
+}
+
+/** Opens a store whose place can be replaced. What its URL says of its public address changes with it. */
+async function openChangeable(name: string, url: StoreSettings['url'], settings: Omit<StoreSettings, 'url'>) {
+  const [only, another] = [url ?? []].flat()
+  if (another !== undefined) throw invalid(`The store ${name} is saved, so it can have one URL only.`)
+  const dressed = (driver: Driver) => (settings.readOnly ? readOnly(driver) : driver)
+  let place = await openPlace(name, only)
+  const driver: Replaceable = replaceable(dressed(place.driver))
+  const store = new Store(driver, {
+    ...settings,
+    get publicUrl() {
+      return settings.publicUrl ?? publicUrlOf([place.url ?? []].flat())
+    },
+  })
+  const replace: Replace = async (next) => {
+    const replaced = driver.replace(dressed(next.driver))
+    place = next
+    await replaced
+  }
+  return { store, replace }
 }
 
 /** Opens one store of those that are configured, and no others than it is made of. Rejects as {@link openStores} does. */
@@ -88,6 +145,14 @@ export async function openNamed(
   settings: Readonly<Record<string, StoreSettings>>,
   options: OpenStoresOptions = {},
 ): Promise<Store> {
+  return (await openStores(neededFor(name, settings), options)).get(name)
+}
+
+/** What a store is made of: its own settings, and of a store of mounts those of what is mounted. */
+export function neededFor(
+  name: string,
+  settings: Readonly<Record<string, StoreSettings>>,
+): Record<string, StoreSettings> {
   const needed: Record<string, StoreSettings> = {}
   const need = (each: string) => {
     const found = settings[each]
@@ -96,7 +161,7 @@ export async function openNamed(
     Object.values(found.mounts ?? {}).forEach(need)
   }
   need(name)
-  return (await openStores(needed, options)).get(name)
+  return needed
 }
 
 /** Makes a store of mounts, after those it is made of. */

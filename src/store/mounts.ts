@@ -10,6 +10,8 @@ interface Mount {
   /** With a slash at its end; empty for the root. */
   prefix: string
   driver: Driver
+  /** As it was given. */
+  origin: Driver
 }
 
 /**
@@ -32,10 +34,15 @@ export function mounted(table: Readonly<Record<string, Driver>>): Driver {
       hint: `There are stores at: ${mounts.map(({ prefix }) => prefix).join(', ')}.`,
     })
   }
-  const supports = commonSupports(mounts.map(({ driver }) => driver.supports))
   return {
-    location: mounts.map(({ prefix, driver }) => `/${prefix} = ${driver.location}`).join(', '),
-    supports: { ...supports, write: mounts.some(({ driver }) => driver.supports.write) },
+    // What is mounted may be replaced by another place.
+    get location() {
+      return mounts.map(({ prefix, origin }) => `/${prefix} = ${origin.location}`).join(', ')
+    },
+    get supports() {
+      const all = mounts.map(({ origin }) => origin.supports)
+      return { ...commonSupports(all), write: all.some(({ write }) => write) }
+    },
     read: async (key, call) => reading(key).read(key, call),
     stat: async (key, call) => reading(key).stat(key, call),
     write: async (key, body, call) => writing(key).write(key, body, call),
@@ -52,7 +59,7 @@ function mountsOf(table: Readonly<Record<string, Driver>>): Mount[] {
   const mounts = Object.entries(table).map(([path, driver]) => {
     const directory = cleanDirectory(path)
     const prefix = directory === '' ? '' : `${directory}/`
-    return { prefix, driver: prefix === '' ? driver : below(driver, prefix) }
+    return { prefix, driver: prefix === '' ? driver : below(driver, prefix), origin: driver }
   })
   if (mounts.length === 0) throw new StowageError('INVALID_ARGUMENT', 'A tree of mounts needs at least one store.')
   if (new Set(mounts.map(({ prefix }) => prefix)).size < mounts.length)
