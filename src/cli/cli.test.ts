@@ -9,9 +9,8 @@ import * as path from 'node:path'
 import { describe, test, type TestContext } from 'node:test'
 
 const bin = path.resolve(import.meta.dirname, '../../bin/stowage.js')
-const verbs = 'init up sync status retry explain assets cloudfront check store repair ls cat cp put get rm stat url'.split(
-  ' ',
-)
+const verbs =
+  'init up sync status retry explain assets cloudfront check store repair ls cat cp put get rm stat url'.split(' ')
 
 interface Result {
   status: number | null
