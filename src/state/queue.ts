@@ -74,6 +74,7 @@ export class Queue {
   readonly #maxAttempts: number
   readonly #listeners = new Set<() => void>()
   #token = Date.now() * 1000
+  #recovered: Promise<number> | undefined
 
   constructor(database: Database, options: QueueOptions) {
     this.#database = database
@@ -159,7 +160,7 @@ export class Queue {
       const set = `state = 'waiting', attempt = attempt - 1, due_ms = ?`
       await tx.run(`UPDATE jobs SET ${set} WHERE ${mine}`, this.#clock.now() + delayMs, ...fence(job))
     })
-    this.#announce()
+    this.announce()
   }
 
   /** Jobs set aside wait again, from their first attempt; all of them, or those of a queue or a key. Returns how many. */
@@ -172,12 +173,17 @@ export class Queue {
         ...values,
       ),
     )
-    this.#announce()
+    this.announce()
     return changed
   }
 
-  /** At start: whatever was running waits again. Returns how many. */
+  /** At start: whatever was running waits again. Returns how many. Only the first call does anything. */
   async recover(): Promise<number> {
+    this.#recovered ??= this.#recover()
+    return this.#recovered
+  }
+
+  async #recover(): Promise<number> {
     return this.#database.transaction(async (tx) => {
       // What was added while it ran is the newer word.
       await tx.run(`UPDATE jobs SET ${again} WHERE state = 'running' AND again IS NOT NULL`)
@@ -203,6 +209,12 @@ export class Queue {
       oldestMs: await this.nextDueMs(String(row['queue']), options),
     }))
     return Promise.all(counts)
+  }
+
+  /** The groups that have jobs in a queue. */
+  async groups(queue: string): Promise<string[]> {
+    const rows = await this.#database.query('SELECT DISTINCT grp FROM job_counts WHERE queue = ? AND jobs > 0', queue)
+    return rows.map(({ grp }) => String(grp))
   }
 
   /** The jobs that were set aside, latest first, `limit` at most (default 100). */
@@ -303,7 +315,7 @@ export class Queue {
   /** If the key was added while the job ran, it waits again with what was added. */
   async #runAgain(job: Job, tx: Transaction): Promise<boolean> {
     const changed = await tx.run(`UPDATE jobs SET ${again} WHERE ${mine} AND again IS NOT NULL`, ...fence(job))
-    if (changed > 0) this.#announce()
+    if (changed > 0) this.announce()
     return changed > 0
   }
 
@@ -313,11 +325,12 @@ export class Queue {
 
   async #within<T>(tx: Transaction | undefined, work: (tx: Transaction) => Promise<T>): Promise<T> {
     const result = await (tx ? work(tx) : this.#database.transaction(work))
-    this.#announce()
+    this.announce()
     return result
   }
 
-  #announce() {
+  /** Has everybody look at the queues again, as when what was held back may go on. */
+  announce(): void {
     for (const listener of this.#listeners) listener()
   }
 }

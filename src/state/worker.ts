@@ -11,7 +11,9 @@ export interface WorkerOptions {
   /** Does one job. The handler finishes the job itself, with its results, in one transaction; when it rejects the job has failed. */
   handle: (job: Job, signal: AbortSignal) => Promise<void>
   /** Groups that must wait now, such as those of a store that is down, and until when (milliseconds since the epoch). */
-  pausedGroups?: () => ReadonlyMap<string, number>
+  pausedGroups?: () => ReadonlyMap<string, number> | Promise<ReadonlyMap<string, number>>
+  /** Hears of every job that failed, and whether it will be tried again. */
+  onFailed?: (job: Job, error: unknown, outcome: 'retry' | 'set aside') => void
   clock: Clock
   log: Log
 }
@@ -73,7 +75,7 @@ export class Worker {
 
   async #step() {
     const { queue, concurrency, clock } = this.#options
-    const paused = this.#options.pausedGroups?.() ?? new Map<string, number>()
+    const paused = (await this.#options.pausedGroups?.()) ?? new Map<string, number>()
     const excludeGroups = [...paused.keys()]
     const free = concurrency - this.#running.size
     this.#hasNews = false
@@ -103,6 +105,7 @@ export class Worker {
     if (this.#abort.signal.aborted) return // it runs again at the next start
     try {
       const outcome = await this.#queue.fail(job, error)
+      this.#options.onFailed?.(job, error, outcome)
       const message = `${job.key}: ${error instanceof Error ? error.message : String(error)}`
       if (outcome === 'set aside') log.error(`Set aside: ${message}`, { queue: job.queue, attempts: job.attempt })
       else log.warn(`Will be tried again: ${message}`, { queue: job.queue, attempt: job.attempt })

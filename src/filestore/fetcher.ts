@@ -1,0 +1,260 @@
+/** Brings files back from where they were offloaded to: through the cache, block by block, each checked against its checksum. */
+import { Readable } from 'node:stream'
+import { crc32 } from 'node:zlib'
+import type { Origin } from '../cache/cache.ts'
+import { codeOf, StowageError } from '../core/errors.ts'
+import { backoffMs } from '../core/retry.ts'
+import type { ByteRange, CallOptions, OpenFile, ReadOptions } from '../store/driver.ts'
+import { throwIfAborted } from '../store/driving.ts'
+import type { Context } from './context.ts'
+import { blockBytes, decodeChecksums } from './fingerprint.ts'
+import { infoOf, type FileRow, type Replica } from './registry.ts'
+
+/** So long a replica that is gone, refused or damaged is not asked again. */
+const rememberedMs = 600_000
+/** So often in a row something is asked that fails for a passing reason. */
+const attemptsAtMost = 4
+const backoff = { baseMs: 200, maxMs: 5000 }
+
+interface Part {
+  start: number
+  end: number
+}
+
+/** Reads replicas. */
+export class Fetcher {
+  readonly #context: Context
+
+  constructor(context: Context) {
+    this.#context = context
+  }
+
+  /** Opens a file that is not local. Rejects with CORRUPT when no replica has it as it was stored. */
+  async open(row: FileRow, options: ReadOptions): Promise<OpenFile> {
+    const { cache, name } = this.#context
+    const info = infoOf(row)
+    if (!cache || row.size === 0) return this.fetch(row, options)
+    const origin: Origin = {
+      store: name,
+      range: await this.#hasRanges(row),
+      read: async (_key, call) => this.fetch(row, call),
+    }
+    const opened = await cache.open(origin, row.key, { ...options, current: info })
+    return { info, body: opened.body }
+  }
+
+  /** Opens a file at a replica, past the cache; or at one remote alone. */
+  async fetch(
+    row: FileRow,
+    { range, signal, remote }: CallOptions & { range?: ByteRange; remote?: string },
+  ): Promise<OpenFile> {
+    throwIfAborted(signal)
+    if (row.size === 0) return { info: infoOf(row), body: Readable.from([], { objectMode: false }) }
+    const part = { start: Math.min(range?.start ?? 0, row.size), end: Math.min(range?.end ?? row.size, row.size) }
+    const stream = new Checked(this.#context, row, part, { signal, remote })
+    const first = await stream.begin()
+    return { info: infoOf(row), body: Readable.from(stream.bytes(first), { objectMode: false }) }
+  }
+
+  /** Opens all of a file: what the cache has as a whole, it gives; anything else does not have to go through it. */
+  async openWhole(row: FileRow, signal: AbortSignal): Promise<OpenFile> {
+    const { cache, name } = this.#context
+    return cache?.has(name, row.key, row.version) ? this.open(row, { signal }) : this.fetch(row, { signal })
+  }
+
+  /** Only where every replica can begin in the middle may the cache ask for blocks out of order. */
+  async #hasRanges({ key, version }: FileRow): Promise<boolean> {
+    const { registry, routes } = this.#context
+    const replicas = (await registry.replicas(key)).filter((each) => each.version === version)
+    const drivers = await Promise.all(replicas.map(async ({ remote }) => routes.open(remote).catch(() => undefined)))
+    return drivers.every((driver) => driver?.supports.range ?? true)
+  }
+}
+
+/** A body on its way from a replica. */
+interface Arriving {
+  replica: Replica
+  body: Readable
+}
+
+/** The bytes of a part of a file, of whichever replicas have them; nothing is passed on that is not what was stored. */
+class Checked {
+  readonly #context: Context
+  readonly #row: FileRow
+  readonly #part: Part
+  readonly #call: CallOptions
+  readonly #remote: string | undefined
+  readonly #checksums: Uint32Array
+  /** Where the next block begins. */
+  #at: number
+  #failures = 0
+  readonly #damaged = new Set<string>()
+
+  constructor(
+    context: Context,
+    row: FileRow,
+    part: Part,
+    { signal, remote }: { signal: AbortSignal | undefined; remote: string | undefined },
+  ) {
+    this.#context = context
+    this.#row = row
+    this.#part = part
+    this.#call = signal ? { signal } : {}
+    this.#remote = remote
+    this.#checksums = decodeChecksums(row.checksums ?? '')
+    this.#at = Math.floor(part.start / blockBytes) * blockBytes
+  }
+
+  /** Opens whichever replica answers. Rejects when none does. */
+  async begin(): Promise<Arriving> {
+    for (;;) {
+      const replica = await this.#choose()
+      try {
+        return { replica, body: await this.#open(replica) }
+      } catch (error) {
+        await this.#failed(replica, error)
+      }
+    }
+  }
+
+  async *bytes(first: Arriving): AsyncGenerator<Buffer> {
+    let { replica, body } = first
+    let sent = 0
+    try {
+      for (;;)
+        try {
+          for await (const block of this.#blocks(body)) {
+            const { start, end } = this.#part
+            const offset = this.#at - block.byteLength
+            const wanted = block.subarray(Math.max(0, start - offset), Math.max(0, end - offset))
+            sent += wanted.byteLength
+            if (wanted.byteLength > 0) yield wanted
+          }
+          break
+        } catch (error) {
+          body.destroy()
+          await this.#failed(replica, error)
+          ;({ replica, body } = await this.begin())
+        }
+    } finally {
+      body.destroy()
+    }
+    if (replica.failedMs !== undefined) await this.#context.registry.setFailure(replica, undefined)
+    this.#context.events.emit('fetched', { key: this.#row.key, remote: replica.remote, bytes: sent })
+  }
+
+  get #end(): number {
+    return Math.min(this.#row.size, Math.ceil(this.#part.end / blockBytes) * blockBytes)
+  }
+
+  /** Cuts a body into the blocks of the file from `#at` on, each of which is right. */
+  async *#blocks(body: Readable): AsyncGenerator<Buffer> {
+    let pieces: Buffer[] = []
+    let length = 0
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      for (let at = 0; at < chunk.byteLength && this.#at < this.#end; ) {
+        const missing = Math.min(blockBytes, this.#row.size - this.#at) - length
+        const piece = chunk.subarray(at, at + missing)
+        at += piece.byteLength
+        length += piece.byteLength
+        pieces.push(piece)
+        if (piece.byteLength < missing) continue
+        const block = pieces.length === 1 ? piece : Buffer.concat(pieces)
+        this.#check(block)
+        ;[pieces, length] = [[], 0]
+        this.#at += block.byteLength
+        this.#failures = 0
+        yield block
+      }
+      if (this.#at >= this.#end) return
+    }
+    if (this.#at < this.#end) throw new StowageError('UNREACHABLE', `${this.#row.key} ended before its end.`)
+  }
+
+  #check(block: Buffer) {
+    const expected = this.#checksums[this.#at / blockBytes]
+    if (expected !== undefined && crc32(block) !== expected) throw this.#corrupt('other bytes than were stored')
+  }
+
+  async #open({ remote, remoteKey }: Replica): Promise<Readable> {
+    const driver = await this.#context.routes.open(remote)
+    const range = { start: this.#at, end: this.#end }
+    const isWhole = range.start === 0 && range.end === this.#row.size
+    const call = driver.supports.range && !isWhole ? { ...this.#call, range } : this.#call
+    const { info, body } = await driver.read(remoteKey, call)
+    if (info.size !== this.#row.size) {
+      body.destroy()
+      throw this.#corrupt(`${info.size} bytes instead of ${this.#row.size}`)
+    }
+    return driver.supports.range ? body : skipped(body, this.#at)
+  }
+
+  /** The replica to ask: one that is not known to be of no use. */
+  async #choose(): Promise<Replica> {
+    const { registry, clock } = this.#context
+    const { key, version } = this.#row
+    const all = (await registry.replicas(key)).filter((each) => each.version === version && each.state === 'present')
+    const named = this.#remote === undefined ? all : all.filter(({ remote }) => remote === this.#remote)
+    const isKnownBad = ({ failedMs = -Infinity }: Replica) => Math.abs(clock.now() - failedMs) < rememberedMs
+    const useful = named.filter((each) => !isKnownBad(each))
+    // Those that have not disappointed this call come first; after passing failures each has its turn.
+    const chosen = useful[this.#failures % Math.max(1, useful.length)]
+    if (chosen) return chosen
+    const [bad] = named
+    if (!bad) {
+      const now = await registry.find(key)
+      if (now?.version !== version || now.local !== undefined)
+        throw new StowageError('CONFLICT', `${key} changed while it was read.`, { retryable: true })
+    }
+    throw new StowageError(
+      'CORRUPT',
+      `${key} cannot be had${bad ? `: ${bad.reason}` : ': no copy of it is recorded.'}`,
+      {
+        hint: 'It is asked for again after ten minutes, or at once after `stowage retry`.',
+      },
+    )
+  }
+
+  /** Waits for what may pass, remembers what will not; rejects when it makes no sense to go on. */
+  async #failed(replica: Replica, error: unknown): Promise<void> {
+    const { registry, clock, log, events } = this.#context
+    throwIfAborted(this.#call.signal)
+    const code = codeOf(error)
+    if (code === 'CLOSED' || code === 'ABORTED') throw error
+    this.#failures++
+    const { key } = this.#row
+    if (error instanceof StowageError && error.retryable && code !== 'CORRUPT') {
+      if (this.#failures < attemptsAtMost)
+        return clock.sleep(Math.max(error.retryAfterMs ?? 0, backoffMs(this.#failures, backoff)), this.#call.signal)
+      events.emit('failed', { key, operation: 'fetch', error })
+      throw error
+    }
+    // Bytes may be damaged on the way; those that are wrong twice are so at their place.
+    if (code === 'CORRUPT' && !this.#damaged.has(replica.remote)) {
+      this.#damaged.add(replica.remote)
+      return
+    }
+    const reason = code === 'NOT_FOUND' ? `it is no longer at ${replica.remote}.` : (error as Error).message
+    log.error(`${key} cannot be read from ${replica.remote}: ${reason}`)
+    events.emit('failed', { key, operation: 'fetch', error })
+    await registry.setFailure(replica, { atMs: clock.now(), reason })
+  }
+
+  #corrupt(what: string): StowageError {
+    return new StowageError('CORRUPT', `A copy of ${this.#row.key} has ${what}.`)
+  }
+}
+
+/** A body without its beginning, from places that always send all. */
+function skipped(body: Readable, bytes: number): Readable {
+  if (bytes === 0) return body
+  const rest = async function* () {
+    let skip = bytes
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      const kept = chunk.subarray(Math.min(skip, chunk.byteLength))
+      skip -= chunk.byteLength - kept.byteLength
+      if (kept.byteLength > 0) yield kept
+    }
+  }
+  return Readable.from(rest(), { objectMode: false })
+}

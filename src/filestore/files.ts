@@ -1,0 +1,444 @@
+/** Files as users of a filestore see them: local ones at once, others through the cache. Registry and disk are kept level. */
+import { randomBytes } from 'node:crypto'
+import { codeOf, isNotFound, StowageError } from '../core/errors.ts'
+import { compareKeys } from '../core/keys.ts'
+import type { Transaction } from '../state/database.ts'
+import type {
+  Body,
+  CallOptions,
+  Entry,
+  FileInfo,
+  ListOptions,
+  OpenFile,
+  ReadOptions,
+  WriteOptions,
+} from '../store/driver.ts'
+import { throwIfAborted } from '../store/driving.ts'
+import { queueName, queueRemoval, type Context } from './context.ts'
+import type { Fetcher } from './fetcher.ts'
+import { Fingerprint, fingerprinted, type Digests } from './fingerprint.ts'
+import { infoOf, type FileRow } from './registry.ts'
+import type { Plan } from './routes.ts'
+
+/** A file that changes hands while it is opened is looked at again; so often at most. */
+const looksAtMost = 10
+
+/** The files of a filestore. */
+export class Files {
+  readonly #context: Context
+  readonly #fetcher: Fetcher
+
+  constructor(context: Context, fetcher: Fetcher) {
+    this.#context = context
+    this.#fetcher = fetcher
+  }
+
+  /**
+   * What is known of a file; undefined where there is none. What registry and disk disagree about is put right: a file that
+   * somebody has written is taken in, one that has vanished is served from where else it is.
+   */
+  async look(key: string): Promise<FileRow | undefined> {
+    const { registry, local, lock } = this.#context
+    const row = await registry.find(key)
+    const state = local.stateOf(key)
+    if (isLevel(row, state)) return present(row)
+    if (row && row.deletedMs === undefined && state === undefined && !local.isThere)
+      return present({ ...row, local: undefined })
+    return lock.run(key, async () => this.#level(key))
+  }
+
+  async stat(key: string, options: CallOptions): Promise<FileInfo> {
+    throwIfAborted(options.signal)
+    const row = await this.look(key)
+    if (!row) throw this.#absent(key)
+    return infoOf(row)
+  }
+
+  async open(key: string, options: ReadOptions): Promise<OpenFile> {
+    throwIfAborted(options.signal)
+    for (let looks = 1; ; looks++) {
+      const row = await this.look(key)
+      if (!row) throw this.#absent(key)
+      try {
+        return row.local === undefined ? await this.#fetcher.open(row, options) : await this.#openLocal(row, options)
+      } catch (error) {
+        // It was handed over, called back or replaced in that moment; or else it is just so.
+        const now = await this.#context.registry.find(key)
+        const isSame = now?.version === row.version && now.local === row.local
+        if (looks >= looksAtMost || (isSame && !isPassing(error))) throw error
+      }
+    }
+  }
+
+  async write(key: string, body: Body, options: WriteOptions): Promise<FileInfo> {
+    const print = new Fingerprint()
+    let held: Disposable | undefined
+    // The bytes may take their time; nobody has to wait for them but us.
+    const locked = async function* (this: Files): AsyncGenerator<Uint8Array> {
+      yield* fingerprinted(body, print)
+      held = await this.#context.lock.acquire(key)
+      await this.#allow(key, options)
+    }
+    try {
+      const info = await this.#context.local.write(key, locked.call(this), localOptions(options))
+      return await this.#stored(info, print.end(), options)
+    } finally {
+      held?.[Symbol.dispose]()
+    }
+  }
+
+  async writeBytes(key: string, bytes: Uint8Array, options: WriteOptions): Promise<FileInfo> {
+    throwIfAborted(options.signal)
+    const print = new Fingerprint()
+    print.update(bytes)
+    return this.#context.lock.run(key, async () => {
+      await this.#allow(key, options)
+      const info = await this.#context.local.writeBytes(key, bytes, localOptions(options))
+      return this.#stored(info, print.end(), options)
+    })
+  }
+
+  async *list(below: string, options: ListOptions): AsyncGenerator<Entry> {
+    const { registry } = this.#context
+    const prefix = below === '' ? '' : `${below}/`
+    // "0" follows "/": what comes before it is all that is in a directory.
+    const end = below === '' ? {} : { before: `${below}0` }
+    const isDeep = options.recursive !== false
+    let position: { from: string } | { after: string } = { from: prefix }
+    if (options.after !== undefined && compareKeys(options.after, prefix) >= 0) position = beyond(options.after, isDeep)
+    for (;;) {
+      throwIfAborted(options.signal)
+      const page = await registry.page({ ...position, ...end, limit: isDeep ? 1000 : 200 })
+      let directory: string | undefined
+      for (const row of page) {
+        if (directory !== undefined && row.key.startsWith(`${directory}/`)) continue
+        const slash = isDeep ? -1 : row.key.indexOf('/', prefix.length)
+        directory = slash < 0 ? undefined : row.key.slice(0, slash)
+        yield directory === undefined ? { kind: 'file', ...infoOf(row) } : { kind: 'directory', key: directory }
+      }
+      const last = page.at(-1)
+      if (!last) return
+      position = directory === undefined ? { after: last.key } : { from: `${directory}0` }
+    }
+  }
+
+  /** Deletes a file in such a way that it can be restored until `deleteAfter` has passed. */
+  async delete(key: string, options: CallOptions): Promise<void> {
+    throwIfAborted(options.signal)
+    const { registry, queue, clock, lock, settings, events } = this.#context
+    await lock.run(key, async () => {
+      const row = await this.#level(key)
+      if (!row) return
+      const replicas = await registry.replicas(key)
+      const { deleteAfterMs: delayMs } = settings
+      await registry.transaction(async (tx) => {
+        const former = row.local
+        // What is in the cloud can be restored from there; other bytes wait here.
+        const local = row.cloud ? undefined : row.local
+        await registry.put({ ...row, deletedMs: clock.now(), former, local }, tx)
+        await queue.cancel(queueName(this.#context, 'offload'), { key }, tx)
+        for (const replica of replicas) await queueRemoval(this.#context, replica, { delayMs }, tx)
+        if (local !== undefined || replicas.length === 0) await this.#queuePurge(key, delayMs, tx)
+      })
+      await this.tidyDeleted({ ...row, deletedMs: 0 })
+      events.emit('deleted', { key, isFinal: false })
+    })
+  }
+
+  /** Moves the local bytes of a deleted file out of the way, should they still be in it. Needs the lock. */
+  async tidyDeleted({ key, version, local: state, cloud }: FileRow): Promise<void> {
+    const { local, cache, name } = this.#context
+    if (state !== undefined && cloud) await local.remove(key, state)
+    else if (state !== undefined) await local.discard(key, state, version)
+    await cache?.drop(name, key)
+  }
+
+  /** Brings a deleted file back. Rejects with NOT_FOUND when it was not deleted, or is gone, and with EXISTS when the key is taken. */
+  async restore(key: string): Promise<FileInfo> {
+    const { registry, queue, local, lock } = this.#context
+    return lock.run(key, async () => {
+      if (await this.#level(key)) throw new StowageError('EXISTS', `There is a file ${key}; it is not deleted.`)
+      const row = await registry.find(key)
+      if (row?.deletedMs === undefined) throw this.#absent(key)
+      await this.#allow(key, {})
+      const isBack = row.local !== undefined && (await this.#undiscard(row))
+      const copies = (await registry.replicas(key)).filter(
+        ({ state, version }) => state === 'present' && version === row.version,
+      )
+      if (!isBack && copies.length === 0)
+        throw new StowageError('NOT_FOUND', `${key} can no longer be restored: its last copy is being removed.`)
+      const restored: FileRow = {
+        ...row,
+        deletedMs: undefined,
+        local: isBack ? local.stateOf(key) : undefined,
+        former: undefined,
+        cloud: copies.length > 0,
+      }
+      const plan = await this.#planFor(restored)
+      await registry.transaction(async (tx) => {
+        await registry.put(restored, tx)
+        const removals = queueName(this.#context, 'remove')
+        for (const { remote, remoteKey } of copies) await queue.cancel(removals, { key: `${remote}:${remoteKey}` }, tx)
+        await queue.cancel(removals, { key: purgeKey(key) }, tx)
+        await this.enqueue(restored, plan, tx)
+      })
+      return infoOf(restored)
+    })
+  }
+
+  /** Gives a file another key. Its replicas keep their names: nothing is sent anywhere. */
+  async move(from: string, to: string, options: CallOptions & { ifAbsent?: boolean }): Promise<FileInfo> {
+    throwIfAborted(options.signal)
+    if (from === to) return this.stat(from, options)
+    const { lock } = this.#context
+    const [first = from, second = to] = [from, to].sort()
+    return lock.run(first, async () => lock.run(second, async () => this.#move(from, to, options)))
+  }
+
+  /** Ends a move that was begun before a crash: as done when the file has its new name, as not begun otherwise. */
+  async finishMoves(): Promise<void> {
+    const { registry, local } = this.#context
+    for (const { name, value } of await registry.settings(movePrefix)) {
+      const { from, to, state } = value as MoveNote
+      if (local.stateOf(to) === state && local.stateOf(from) !== state) await this.#renamed(from, to)
+      else await registry.transaction(async (tx) => registry.set(name, undefined, tx))
+    }
+  }
+
+  /** Takes in every file of the directory that is not as the registry knows it, and notices those that have vanished. */
+  async scan(options: CallOptions): Promise<{ files: number; changed: number }> {
+    const { registry, local, lock } = this.#context
+    let files = 0
+    let changed = 0
+    for await (const { key, etag } of local.files(options)) {
+      files++
+      const row = await registry.find(key)
+      if (row?.deletedMs !== undefined && etag === row.former) {
+        await lock.run(key, async () => this.tidyDeleted({ ...row, local: etag }))
+      } else if (!isLevel(row, etag)) {
+        changed++
+        await this.look(key)
+      }
+    }
+    if (local.isThere)
+      for await (const { key, local: state } of registry.walk('')) {
+        throwIfAborted(options.signal)
+        if (state === undefined || local.stateOf(key) === state) continue
+        changed++
+        await this.look(key)
+      }
+    return { files, changed }
+  }
+
+  /** Notes what must be uploaded, unless it is there already. */
+  async enqueue(row: FileRow, plan: Plan | undefined, tx: Transaction): Promise<void> {
+    const { queue, clock, settings } = this.#context
+    const mayHandOver = row.local !== undefined && !settings.keepLocal
+    if (!plan || row.local === undefined || (row.cloud && !mayHandOver)) return
+    const delayMs = Math.max(plan.delayMs, row.changedMs + settings.coolDownMs - clock.now(), 0)
+    await queue.add({ queue: queueName(this.#context, 'offload'), key: row.key, group: plan.remote, delayMs }, tx)
+  }
+
+  async #queuePurge(key: string, delayMs: number, tx: Transaction) {
+    if (!Number.isFinite(delayMs)) return
+    const job = { queue: queueName(this.#context, 'remove'), key: purgeKey(key), payload: { key }, delayMs }
+    await this.#context.queue.add(job, tx)
+  }
+
+  /** Where a file should go. A route that cannot tell now is asked again when the upload is due. */
+  async #planFor(row: FileRow): Promise<Plan | undefined> {
+    try {
+      return await this.#context.routes.plan(infoOf(row))
+    } catch (error) {
+      this.#context.log.warn(`The route of ${row.key} cannot be told: ${(error as Error).message}`)
+      return { remote: '', delayMs: 0 }
+    }
+  }
+
+  /** Throws when a file may not be written under a key. Needs the lock. */
+  async #allow(key: string, { ifAbsent, ifMatch }: Pick<WriteOptions, 'ifAbsent' | 'ifMatch'>) {
+    const row = await this.#level(key)
+    const where = `in ${this.#context.name}`
+    if (ifAbsent && row) throw new StowageError('EXISTS', `The file ${key} is already ${where}.`)
+    if (ifMatch !== undefined && row?.version !== ifMatch)
+      throw new StowageError('CONFLICT', `The file ${key} ${where} is not the version that was expected.`)
+    const blocking = row ? undefined : await this.#context.registry.blocking(key)
+    if (blocking !== undefined)
+      throw new StowageError('CONFLICT', `Cannot write ${key} ${where}: there is a file ${blocking}.`)
+  }
+
+  /** Records what was written locally, and queues its upload, in one transaction. Needs the lock. */
+  async #stored(info: FileInfo, digests: Digests, options: WriteOptions): Promise<FileInfo> {
+    const { contentType, metadata, modified } = options
+    const { key } = info
+    const row = {
+      key,
+      ...this.#newVersion(info.size, (modified ?? info.modified ?? new Date()).getTime()),
+      contentType,
+      metadata,
+      local: info.etag,
+      ...digests,
+    }
+    return this.#record(row, { isForeign: false })
+  }
+
+  async #record(row: FileRow, { isForeign }: { isForeign: boolean }): Promise<FileInfo> {
+    const { registry, queue, cache, name, local, events, settings } = this.#context
+    const { key } = row
+    const former = await registry.find(key)
+    const plan = await this.#planFor(row)
+    await registry.transaction(async (tx) => {
+      await registry.put(row, tx)
+      if (plan) await this.enqueue(row, plan, tx)
+      else await queue.cancel(queueName(this.#context, 'offload'), { key }, tx)
+    })
+    if (former?.deletedMs !== undefined) await local.purge(former.version)
+    if (former) await cache?.drop(name, key)
+    const info = infoOf(row)
+    events.emit('stored', { key, info, isForeign })
+    if (plan) events.emit('queued', { key, remote: plan.remote, dueMs: row.changedMs + settings.coolDownMs })
+    return info
+  }
+
+  #newVersion(
+    size: number,
+    modifiedMs: number,
+  ): Pick<FileRow, 'version' | 'size' | 'modifiedMs' | 'changedMs' | 'cloud'> {
+    const version = randomBytes(12).toString('base64url')
+    return { version, size, modifiedMs, changedMs: this.#context.clock.now(), cloud: false }
+  }
+
+  /** As {@link look}; needs the lock. */
+  async #level(key: string): Promise<FileRow | undefined> {
+    const { registry, local, log } = this.#context
+    const row = await registry.find(key)
+    const seen = local.look(key)
+    if (isLevel(row, seen?.state)) return present(row)
+    if (!seen) return this.#vanished(row as FileRow)
+    if (row && row.deletedMs === undefined && row.former === seen.state) return this.#backAgain(row)
+    log.info(`${key} was written into the directory of ${this.#context.name}; it is taken in.`)
+    // What has rested for long need not rest again.
+    const changedMs = Math.min(this.#context.clock.now(), seen.modifiedMs)
+    const fresh = { key, ...this.#newVersion(seen.size, seen.modifiedMs), changedMs, local: seen.state }
+    await this.#record(fresh, { isForeign: true })
+    return fresh
+  }
+
+  /** Somebody has removed the local file. */
+  async #vanished(row: FileRow): Promise<FileRow | undefined> {
+    const { registry, local, log, name } = this.#context
+    if (!local.isThere) return present({ ...row, local: undefined })
+    await registry.transaction(async (tx) => registry.setLocal(row.key, row.version, undefined, tx))
+    if (!row.cloud)
+      log.error(`${row.key} has vanished from the directory of ${name}, and there was no other copy of it.`)
+    return present({ ...row, local: undefined, former: row.local })
+  }
+
+  /** The local file that was handed over, or had vanished, is there. */
+  async #backAgain(row: FileRow): Promise<FileRow> {
+    const { registry } = this.#context
+    const back = { ...row, local: row.former, former: undefined }
+    const plan = await this.#planFor(back)
+    await registry.transaction(async (tx) => {
+      await registry.setLocal(row.key, row.version, row.former, tx)
+      await this.enqueue(back, plan, tx)
+    })
+    return back
+  }
+
+  async #openLocal(row: FileRow, options: ReadOptions): Promise<OpenFile> {
+    const { info, body } = await this.#context.local.read(row.key, options)
+    if (info.etag === row.local) return { info: infoOf(row), body }
+    body.destroy()
+    throw new StowageError('CONFLICT', `${row.key} changed while it was opened.`, { retryable: true })
+  }
+
+  /** The bytes of a deleted file are in the trash, or still in their place if that is when we were killed. */
+  async #undiscard({ key, version, local: state }: FileRow): Promise<boolean> {
+    const { local } = this.#context
+    return (await local.restore(version, key)) || local.stateOf(key) === state
+  }
+
+  async #move(from: string, to: string, options: CallOptions & { ifAbsent?: boolean }): Promise<FileInfo> {
+    const { registry, local } = this.#context
+    const row = await this.#level(from)
+    if (!row) throw this.#absent(from)
+    await this.#allow(to, { ...(options.ifAbsent && { ifAbsent: true }) })
+    if (row.local !== undefined) {
+      const note: MoveNote = { from, to, state: row.local }
+      await registry.transaction(async (tx) => registry.set(movePrefix + from, note, tx))
+      try {
+        await local.rename(from, to, options)
+      } catch (error) {
+        await registry.transaction(async (tx) => registry.set(movePrefix + from, undefined, tx))
+        throw error
+      }
+    }
+    return this.#renamed(from, to)
+  }
+
+  /** Records that a file has another key now. */
+  async #renamed(from: string, to: string): Promise<FileInfo> {
+    const { registry, queue, cache, name, local } = this.#context
+    const [row, replaced] = [await registry.find(from), await registry.find(to)]
+    if (!row) throw this.#absent(from)
+    const moved = { ...row, key: to }
+    const plan = await this.#planFor(moved)
+    await registry.transaction(async (tx) => {
+      for (const replica of await registry.replicas(to, tx)) await queueRemoval(this.#context, replica, {}, tx)
+      await registry.remove(to, tx)
+      await registry.rename(from, to, tx)
+      await queue.cancel(queueName(this.#context, 'offload'), { key: from }, tx)
+      await this.enqueue(moved, plan, tx)
+      await registry.set(movePrefix + from, undefined, tx)
+    })
+    if (replaced?.deletedMs !== undefined) await local.purge(replaced.version)
+    for (const key of [from, to]) await cache?.drop(name, key)
+    return infoOf(moved)
+  }
+
+  #absent(key: string): StowageError {
+    return new StowageError('NOT_FOUND', `There is no file ${key} in ${this.#context.name}.`)
+  }
+}
+
+/** Is a file there, as the registry tells? */
+function present(row: FileRow | undefined): FileRow | undefined {
+  const isThere = row && row.deletedMs === undefined && (row.local !== undefined || row.cloud)
+  return isThere ? row : undefined
+}
+
+/** Do registry and disk tell the same? */
+function isLevel(row: FileRow | undefined, state: string | undefined): boolean {
+  if (!row) return state === undefined
+  if (row.deletedMs !== undefined) return state === undefined || state === row.former
+  return state === row.local
+}
+
+/** Where a listing goes on. Below a directory that was listed as one, nothing is listed again. */
+function beyond(after: string, isDeep: boolean): { from: string } | { after: string } {
+  return !isDeep && after.endsWith('/') ? { from: `${after.slice(0, -1)}0` } : { after }
+}
+
+/** Of the options of a write only these concern the local file: conditions are decided by the registry. */
+function localOptions({ size, modified, signal }: WriteOptions): WriteOptions {
+  return { ...(size === undefined ? {} : { size }), ...(modified && { modified }), ...(signal && { signal }) }
+}
+
+function isPassing(error: unknown): boolean {
+  return codeOf(error) === 'CONFLICT' || isNotFound(error)
+}
+
+/** The name of the job that removes what a deleted file has here. No remote has a name with a colon at its front. */
+function purgeKey(key: string): string {
+  return `:${key}`
+}
+
+/** Moves that are under way are noted under names with this beginning. */
+const movePrefix = 'move:'
+
+interface MoveNote {
+  from: string
+  to: string
+  state: string
+}

@@ -1,0 +1,81 @@
+/** Sends a file to a remote, and proves that what arrived is what was meant. */
+import { createHash } from 'node:crypto'
+import { StowageError } from '../core/errors.ts'
+import type { Body, Driver, FileInfo, WriteOptions } from '../store/driver.ts'
+import type { Context } from './context.ts'
+import type { Digests } from './fingerprint.ts'
+import type { FileRow, Replica } from './registry.ts'
+
+/** What is sent, and to where. */
+export interface Sending {
+  row: FileRow
+  replica: Replica
+  driver: Driver
+  body: Body
+  /** What the body came to; asked when it has ended. */
+  digests: () => Pick<Digests, 'sha256' | 'size'>
+  contentType: string | undefined
+  signal: AbortSignal
+}
+
+/**
+ * Records that a file is about to be at a remote, before the first byte is sent: whatever happens from then on, it is known
+ * to be ours. A name that another file has there is not touched. Rejects with BUSY, retryable, while the former copy of
+ * this name is being removed.
+ */
+export async function claim(context: Context, row: FileRow, remote: string, driver: Driver): Promise<Replica> {
+  const { registry, routes } = context
+  const { key, version } = row
+  return registry.transaction(async (tx) => {
+    const own = (await registry.replicas(key, tx)).find((each) => each.remote === remote)
+    if (own?.state === 'deleting')
+      throw new StowageError('BUSY', `The former copy of ${key} at ${remote} is just being removed.`)
+    let remoteKey = own?.remoteKey ?? routes.nameOf(key)
+    const taken = own ? undefined : await registry.replicaAt(remote, remoteKey, tx)
+    if (taken) remoteKey = `${remoteKey}~${version}`
+    const replica: Replica = { remote, remoteKey, key, location: driver.location, version, state: 'pending' }
+    await registry.putReplica(replica, tx)
+    return replica
+  })
+}
+
+/** Sends, and resolves when the place has proven to have it: by size, and by a digest, its own or one of reading it back. */
+export async function send({ row, replica, driver, body, digests, contentType, signal }: Sending): Promise<FileInfo> {
+  const { supports } = driver
+  const mayReadBack = supports.verify ?? false
+  const options: WriteOptions = {
+    size: row.size,
+    modified: new Date(row.modifiedMs),
+    signal,
+    ...(contentType === undefined ? {} : { contentType }),
+    ...(row.metadata && supports.metadata && { metadata: row.metadata }),
+    ...(mayReadBack && !supports.confirms && { verify: true }),
+  }
+  await driver.write(replica.remoteKey, body, options)
+  const { size, sha256 } = digests()
+  // The file there, not the answer to the write, is what will be read one day.
+  const info = await driver.stat(replica.remoteKey, { signal })
+  if (size !== row.size || info.size !== size) throw differs(row.key, replica.remote)
+  if (info.digests?.sha256 !== undefined) {
+    if (info.digests.sha256 !== sha256) throw differs(row.key, replica.remote)
+  } else if (!supports.confirms && !mayReadBack) await readBack(driver, { row, replica, sha256 }, signal)
+  return info
+}
+
+async function readBack(
+  driver: Driver,
+  { row, replica, sha256 }: { row: FileRow; replica: Replica; sha256: string },
+  signal: AbortSignal,
+) {
+  const hash = createHash('sha256')
+  for await (const bytes of (await driver.read(replica.remoteKey, { signal })).body as AsyncIterable<Uint8Array>)
+    hash.update(bytes)
+  if (hash.digest('hex') !== sha256) throw differs(row.key, replica.remote)
+}
+
+function differs(key: string, remote: string): StowageError {
+  return new StowageError('CORRUPT', `${key} arrived at ${remote} as something else than what was sent.`, {
+    hint: 'It is sent again.',
+    retryable: true,
+  })
+}

@@ -1,0 +1,181 @@
+/** Uploads what is local, and hands it over to the cache once the copy is verified and recorded. */
+import { lookup } from 'mrmime'
+import { diskError } from '../core/disk-error.ts'
+import { StowageError } from '../core/errors.ts'
+import { FileBody } from '../core/file-body.ts'
+import { KeyLock } from '../core/key-lock.ts'
+import type { Rate } from '../core/rate.ts'
+import { fileVersion } from '../drivers/file.ts'
+import type { Transaction } from '../state/database.ts'
+import { queueRemoval, type Context } from './context.ts'
+import type { Files } from './files.ts'
+import { blockBytes, decodeChecksums, Fingerprint, type Digests } from './fingerprint.ts'
+import type { Lanes } from './lanes.ts'
+import { infoOf, type FileRow, type Replica } from './registry.ts'
+import { claim, send } from './sender.ts'
+
+/** What is done in the transaction that records the end. */
+type AtEnd = (tx: Transaction) => Promise<void>
+
+/** The parts an uploader uses beside the context. */
+interface Parts {
+  files: Files
+  lanes: Lanes
+  rate: Rate
+}
+
+/** Uploads single files. */
+export class Uploader {
+  readonly #context: Context
+  readonly #parts: Parts
+  readonly #busy = new KeyLock()
+
+  constructor(context: Context, parts: Parts) {
+    this.#context = context
+    this.#parts = parts
+  }
+
+  /**
+   * Brings a local file to its remote, if it is not there already, and hands it over unless local files are kept. What is no
+   * longer local is left alone; what has changed must rest again. `atEnd` is run in the transaction that records it all.
+   */
+  async offload(key: string, signal: AbortSignal, atEnd: AtEnd): Promise<void> {
+    return this.#busy.run(key, async () => this.#offload(key, signal, atEnd))
+  }
+
+  async #offload(key: string, signal: AbortSignal, atEnd: AtEnd): Promise<void> {
+    const { registry, routes } = this.#context
+    const { files } = this.#parts
+    const before = await registry.find(key)
+    const row = await files.look(key)
+    // What was noticed only now is queued for its own cool-down.
+    const isSettled = row?.local !== undefined && row.version === before?.version
+    const plan = isSettled ? await routes.plan(infoOf(row)) : undefined
+    if (!row || !plan) return registry.transaction(atEnd)
+    if (plan.delayMs > 0)
+      return registry.transaction(async (tx) => {
+        await files.enqueue(row, plan, tx)
+        await atEnd(tx)
+      })
+    try {
+      const uploaded = (await this.#isThere(row, plan.remote))
+        ? undefined
+        : await this.#upload(row, plan.remote, signal)
+      await this.#settle(row, uploaded, atEnd)
+    } catch (error) {
+      if (!(error instanceof Changed)) throw error
+      await files.look(key)
+      await registry.transaction(atEnd)
+    }
+  }
+
+  async #isThere({ key, version, sha256 }: FileRow, remote: string): Promise<boolean> {
+    const replicas = await this.#context.registry.replicas(key)
+    const copy = replicas.find((each) => each.remote === remote && each.version === version)
+    return copy?.state === 'present' && sha256 !== undefined
+  }
+
+  /** Sends a local file to a remote. Rejects with {@link Changed} when it changes meanwhile. */
+  async #upload(row: FileRow, remote: string, signal: AbortSignal): Promise<Uploaded> {
+    const { routes } = this.#context
+    const driver = await routes.open(remote)
+    const { lanes } = this.#parts
+    return lanes.of(remote).run(async () => {
+      const replica = await claim(this.#context, row, remote, driver)
+      const print = new Fingerprint()
+      let digests: Digests | undefined
+      const ended = () => (digests ??= print.end())
+      const info = await send({
+        row,
+        replica,
+        driver,
+        body: this.#body(row, print, signal),
+        digests: () => this.#checked(row, ended()),
+        contentType: row.contentType ?? lookup(row.key),
+        signal,
+      }).catch((error: unknown) => {
+        throw vanishing.has((error as NodeJS.ErrnoException).code ?? '')
+          ? new Changed()
+          : (diskError(error, `Cannot read ${row.key}`) ?? error)
+      })
+      return { replica: { ...replica, state: 'present', etag: info.etag }, digests: ended() }
+    }, signal)
+  }
+
+  /** The bytes of the local file, for as long as it is the one that is recorded. */
+  #body(row: FileRow, print: Fingerprint, signal: AbortSignal) {
+    const check = (stats: Parameters<typeof fileVersion>[0]) => {
+      if (fileVersion(stats) !== row.local) throw new Changed()
+    }
+    const hooks = { onOpen: check, onBytes: (bytes: Uint8Array) => print.update(bytes), onEnd: check }
+    const body = new FileBody(this.#context.local.pathOf(row.key), hooks)
+    const { rate } = this.#parts
+    return Number.isFinite(rate.bytesPerSecond) ? rate.paced(body, signal) : body
+  }
+
+  /** A file that has other bytes than were stored, although nobody has written it, was damaged where it is. */
+  #checked({ key, sha256 }: FileRow, digests: Digests): Digests {
+    if (sha256 === undefined || sha256 === digests.sha256) return digests
+    throw new StowageError('CORRUPT', `${key} is damaged on the local disk: it is no longer what was stored.`, {
+      hint: 'It is not offloaded. `stowage filestore verify --repair` puts back a good copy, if there is one.',
+    })
+  }
+
+  /** Records where the file is, and lets go of the local one when the cache has it, or need not. */
+  async #settle(row: FileRow, uploaded: Uploaded | undefined, atEnd: AtEnd): Promise<void> {
+    const { registry, local, lock, settings, events } = this.#context
+    const { key, version, local: state } = row
+    await lock.run(key, async () => {
+      const now = await registry.find(key)
+      const isSame = now?.version === version && now.deletedMs === undefined
+      const isUnchanged = isSame && state !== undefined && local.stateOf(key) === state
+      const known = uploaded ? { ...row, ...uploaded.digests } : row
+      const isHandedOver = isUnchanged && !settings.keepLocal
+      if (isHandedOver) await this.#fillCache(known)
+      await registry.transaction(async (tx) => {
+        if (uploaded) await this.#record(known, uploaded, now, tx)
+        if (isHandedOver) await registry.setLocal(key, version, undefined, tx)
+        await atEnd(tx)
+      })
+      if (isHandedOver && state !== undefined) await local.remove(key, state)
+    })
+    if (uploaded) events.emit('uploaded', { key, remote: uploaded.replica.remote, bytes: row.size })
+    if (local.stateOf(key) !== undefined) await this.#parts.files.look(key)
+  }
+
+  async #record(row: FileRow, { replica, digests }: Uploaded, now: FileRow | undefined, tx: Transaction) {
+    const { registry } = this.#context
+    const { key, version } = row
+    await registry.setDigest(key, version, digests, tx)
+    await registry.putReplica(replica, tx)
+    // It was deleted while it was on its way: nobody else would remove it.
+    if (!now || now.deletedMs !== undefined) await queueRemoval(this.#context, replica, {}, tx)
+    for (const other of await registry.replicas(key, tx))
+      if (other.version !== version && other.remote !== replica.remote) await queueRemoval(this.#context, other, {}, tx)
+  }
+
+  /** From here on the cache has it too, so that there is no moment in which it would have to be fetched. */
+  async #fillCache(row: FileRow): Promise<void> {
+    const { cache, local, name, log } = this.#context
+    const checksums = decodeChecksums(row.checksums ?? '')
+    await cache
+      ?.adopt(name, local.pathOf(row.key), infoOf(row), { checksums, blockBytes })
+      .catch((error: unknown) => log.warn(`${row.key} was not taken into the cache: ${(error as Error).message}`))
+  }
+}
+
+/** Codes of a file that was removed, or replaced by something else. */
+const vanishing = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO'])
+
+/** What an upload came to. */
+interface Uploaded {
+  replica: Replica
+  digests: Digests
+}
+
+/** The local file is not the one that is recorded any more. */
+class Changed extends StowageError {
+  constructor() {
+    super('CONFLICT', 'The file changed while it was uploaded.')
+  }
+}
