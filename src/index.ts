@@ -46,6 +46,15 @@ export { memoryDriver } from './drivers/memory.ts'
 export { AssetUrls, type AssetManifest, type AssetUrl, type AssetUrlsOptions } from './conveyor/assets.ts'
 export { Cache, type CacheOptions, type CacheStatistics, type Origin } from './cache/cache.ts'
 export { cached, type CachedOptions } from './cache/cached.ts'
+export {
+  Filestore,
+  type FilestoreOptions,
+  type FilestoreStatus,
+} from './filestore/filestore.ts'
+export { openFilestore, type OpenFilestoreOptions } from './filestore/open.ts'
+export type { FilestoreEvents } from './filestore/events.ts'
+export type { MoveOrder, MoveProgress } from './filestore/mover.ts'
+export { shortened, type RemoteName, type Remotes, type Route, type Routed, type Rule } from './filestore/routes.ts'
 export type { Processor, ProcessorInput, ProcessorOutput } from './conveyor/processor.ts'
 export type { DeliveryEvent } from './conveyor/conveyor.ts'
 export type { Explanation } from './conveyor/explain.ts'

@@ -91,6 +91,7 @@ export class Filestore {
   readonly #scanEveryMs: number
   readonly #stop = new AbortController()
   readonly #closers: (() => Promise<void> | void)[] = []
+  #owned = new AsyncDisposableStack()
   #started: Promise<void> | undefined
 
   /** Opens a filestore. Its files can be used at once; nothing is moved anywhere before {@link start}. */
@@ -142,6 +143,11 @@ export class Filestore {
       move: this.#worker('move', async (job, signal) => mover.handle(job, signal)),
       remove: this.#worker('remove', async (job) => remover.handle(job)),
     }
+  }
+
+  /** Hands over what is let go of after {@link close}. */
+  owns(stack: AsyncDisposableStack): void {
+    this.#owned = stack
   }
 
   /** Calls the listener whenever something happens. Returns how to stop that. */
@@ -267,7 +273,7 @@ export class Filestore {
     return count
   }
 
-  /** Finishes what is in hand (10 s at most), then lets go of everything but the remotes, the cache and the state. */
+  /** Finishes what is in hand (10 s at most), then lets go of everything but what it was given. */
   async close(): Promise<void> {
     this.#stop.abort()
     await this.driver.close()
@@ -276,6 +282,7 @@ export class Filestore {
     await Promise.all(Object.values(this.#workers).map(async (worker) => worker.stop()))
     for (const close of this.#closers) await close()
     await this.#context.local.close()
+    await this.#owned.disposeAsync()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
