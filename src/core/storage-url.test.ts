@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import * as path from 'node:path'
 import { test } from 'node:test'
-import { parseStorageUrl } from './storage-url.ts'
+import { holdsSecret, parseStorageUrl } from './storage-url.ts'
 
 test('a URL is taken apart', () => {
   const url = parseStorageUrl('s3://KEY:SEC%2FRET@s3.example.com:8443/a%20b/c/?aws_region=eu-1&use_ssl=no')
@@ -61,4 +61,34 @@ test('an unknown parameter is named, beside those that exist', () => {
   const { parameters } = parseStorageUrl('file:///x?fsnyc=false')
   parameters.flag('fsync', true)
   assert.throws(() => parameters.end(), { message: /fsnyc.*It may have: fsync/ })
+})
+
+test('a URL that holds a secret is told from one that says where it is', () => {
+  const holding = [
+    's3://KEY:hunter2@host/p?s3_bucket=b',
+    's3://env:KEY:hunter2@host/p',
+    's3://KEY:hunter2/x@host/p',
+    's3://KEY:hunter2@x@host/p',
+    's3://KEY:hunter2#x@host/p',
+    's3://host/p#hunter2',
+    'azure://a.blob.core.windows.net/c?access_key=hunter2',
+    'azure://a.blob.core.windows.net/c?sas_token=sv%3D1%26sig%3Dhunter2',
+    'azure://a.blob.core.windows.net/c?tenant_id=t&client_id=c&client_secret=hunter2',
+    'sftp://me@host/?private_key=/keys/id&private_key_pass=hunter2',
+    'swift://me@host/?container=c&temp_url_key=hunter2',
+    'swift://host/?application_credential_id=a&application_credential_secret=hunter2',
+    's3://env:KEY:env:SECRET@host/p?session_token=hunter2',
+  ]
+  const clean = [
+    's3://env:KEY:env:SECRET@host/p?s3_bucket=b&session_token=env:TOKEN',
+    's3://env:KEY:file:%2Frun%2Fsecrets%2Fa@host/p',
+    's3://host/p?s3_bucket=b',
+    'sftp://me@host/?private_key=/keys/id&private_key_pass=env:PASS',
+    'azure://a.blob.core.windows.net/c?access_key=file:/run/key',
+    'file:///srv/media?fsync=false',
+    'memory:',
+    'no URL at all',
+  ]
+  for (const url of holding) assert.equal(holdsSecret(url), true, url)
+  for (const url of clean) assert.equal(holdsSecret(url), false, url)
 })

@@ -124,6 +124,23 @@ test('every mistake is told at once, each with its place and what to do', () => 
   assert.equal(lines.length, expected.length, lines.join('\n'))
 })
 
+test('a store that is saved has one place that takes writes, or none yet', () => {
+  const store = (settings: object, to: object = {}) =>
+    mistakes({
+      ...least,
+      stores: { public: settings, other: 'memory:' },
+      rules: [{ source: 'site', destinations: [{ store: 'public', ...to }] }],
+    })
+  assert.deepEqual(store({ saved: true }), [])
+  assert.deepEqual(store({ saved: true, url: 'memory:', publicUrl: 'https://cdn.example.com/' }), [])
+  assert.deepEqual(store({ saved: true, url: ['memory:'] }), [])
+  assert.match(store({ saved: false }).join(), /^stores\.public: needs either a url or mounts/)
+  assert.match(store({ saved: true, url: ['memory:', 'memory:'] }).join(), /^stores\.public\.saved: .*one place/)
+  assert.match(store({ saved: true, mounts: { a: 'other' } }).join(), /^stores\.public\.saved: .*no mounts/)
+  assert.match(store({ saved: true, readOnly: true }).join('\n'), /^stores\.public\.saved: .*cannot be readOnly/m)
+  assert.match(store({ saved: true, url: 'file:./out' }, { link: 'symlink' }).join(), /\.link: .*not one directory/)
+})
+
 test('what is no configuration at all is said in one line', () => {
   for (const input of [undefined, null, 'text', 5, [], () => ({})])
     assert.equal(mistakes(input).length, 1, String(input))

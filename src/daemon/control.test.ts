@@ -140,6 +140,18 @@ test('more connections than allowed are turned away, and asking works again afte
   assert.equal(await askDaemon(socket, 'double', { value: 1 }), 2)
 })
 
+test('who asks nothing is cut off after a while, who waits for an answer is not', async (t) => {
+  const socket = path.join(directoryOf(t), 'a.sock')
+  const answer = Promise.withResolvers<string>()
+  const control = await serveControl(socket, { slow: async () => answer.promise }, { idleMs: 20 })
+  t.after(async () => control.close())
+  const asked = askDaemon(socket, 'slow')
+  // Those that come later, one after another, are gone before the answer is there.
+  for (let i = 0; i < 3; i++) await once(net.connect(socket).resume(), 'close')
+  answer.resolve('done')
+  assert.equal(await asked, 'done')
+})
+
 test('a daemon that does not answer is not waited for without end', async (t) => {
   await assert.rejects(askDaemon(await serve(t), 'hang', {}, 1), { code: 'TIMEOUT' })
 })

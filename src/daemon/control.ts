@@ -26,16 +26,20 @@ interface Reply {
 
 /**
  * Listens on a socket that only this user can open; on Windows, on a named pipe. A socket file that a dead process left is
- * replaced in one step. Rejects with BUSY when somebody answers there.
+ * replaced in one step. Rejects with BUSY when somebody answers there. Who asks nothing for `idleMs` (default 60 s) is cut off.
  */
-export async function serveControl(file: string, methods: ControlMethods): Promise<{ close(): Promise<void> }> {
+export async function serveControl(
+  file: string,
+  methods: ControlMethods,
+  { idleMs = controlLimits.idleMs }: { idleMs?: number } = {},
+): Promise<{ close(): Promise<void> }> {
   const connections = new Set<net.Socket>()
   const server = net.createServer((connection) => {
     connections.add(connection)
     connection.on('close', () => connections.delete(connection))
     connection.on('error', () => connection.destroy())
-    connection.setTimeout(controlLimits.idleMs, () => connection.destroy())
-    serveConnection(connection, methods)
+    connection.setTimeout(idleMs, () => connection.destroy())
+    serveConnection(connection, methods, idleMs)
   })
   server.maxConnections = controlLimits.connections
   const remove = process.platform === 'win32' ? await listenOnPipe(server, file) : await listenOnFile(server, file)
@@ -161,10 +165,10 @@ function pipeName(file: string): string {
   return `\\\\.\\pipe\\stowage-${createHash('sha256').update(path.resolve(file)).digest('hex').slice(0, 32)}`
 }
 
-function serveConnection(connection: net.Socket, methods: ControlMethods) {
+function serveConnection(connection: net.Socket, methods: ControlMethods, idleMs: number) {
   let open = 0
   // Whoever waits for an answer is not idle.
-  const rest = () => connection.setTimeout(open === 0 ? controlLimits.idleMs : 0)
+  const rest = () => connection.setTimeout(open === 0 ? idleMs : 0)
   onLine(connection, controlLimits.lineBytes, (line) => {
     open++
     rest()
