@@ -53,6 +53,8 @@ export {
 } from './filestore/filestore.ts'
 export { openFilestore, type OpenFilestoreOptions } from './filestore/open.ts'
 export type { FilestoreEvents } from './filestore/events.ts'
+export type { CollectOptions, Orphan } from './filestore/orphans.ts'
+export type { Fault, VerifyOptions } from './filestore/verifier.ts'
 export type { MoveOrder, MoveProgress } from './filestore/mover.ts'
 export { shortened, type RemoteName, type Remotes, type Route, type Routed, type Rule } from './filestore/routes.ts'
 export type { Processor, ProcessorInput, ProcessorOutput } from './conveyor/processor.ts'

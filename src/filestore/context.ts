@@ -64,3 +64,14 @@ export async function queueRemoval(
     tx,
   )
 }
+
+/** Has a deleted file gone when its time has come. It must be in the registry as deleted already. */
+export async function queuePurge(context: Context, key: string, delayMs: number, tx: Transaction): Promise<void> {
+  if (!Number.isFinite(delayMs)) return
+  await context.queue.add({ queue: queueName(context, 'remove'), key: purgeKey(key), payload: { key }, delayMs }, tx)
+}
+
+/** The name of that job. No remote has a name that begins with a colon. */
+export function purgeKey(key: string): string {
+  return `:${key}`
+}

@@ -16,6 +16,14 @@ const rememberedMs = 600_000
 const attemptsAtMost = 4
 const backoff = { baseMs: 200, maxMs: 5000 }
 
+interface FetchOptions extends CallOptions {
+  range?: ByteRange
+  /** Only this remote. */
+  remote?: string
+  /** Not this one. */
+  not?: string
+}
+
 interface Part {
   start: number
   end: number
@@ -43,23 +51,23 @@ export class Fetcher {
     return { info, body: opened.body }
   }
 
-  /** Opens a file at a replica, past the cache; or at one remote alone. */
-  async fetch(
-    row: FileRow,
-    { range, signal, remote }: CallOptions & { range?: ByteRange; remote?: string },
-  ): Promise<OpenFile> {
+  /** Opens a file at a replica, past the cache: of any remote, of one alone, or of any but one. */
+  async fetch(row: FileRow, { range, signal, remote, not }: FetchOptions): Promise<OpenFile> {
     throwIfAborted(signal)
     if (row.size === 0) return { info: infoOf(row), body: Readable.from([], { objectMode: false }) }
+    const isWanted = (each: Replica) => each.remote === (remote ?? each.remote) && each.remote !== not
     const part = { start: Math.min(range?.start ?? 0, row.size), end: Math.min(range?.end ?? row.size, row.size) }
-    const stream = new Checked(this.#context, row, part, { signal, remote })
+    const stream = new Checked(this.#context, row, part, { signal, isWanted })
     const first = await stream.begin()
     return { info: infoOf(row), body: Readable.from(stream.bytes(first), { objectMode: false }) }
   }
 
   /** Opens all of a file: what the cache has as a whole, it gives; anything else does not have to go through it. */
-  async openWhole(row: FileRow, signal: AbortSignal): Promise<OpenFile> {
+  async openWhole(row: FileRow, { signal, not }: CallOptions & { not?: string }): Promise<OpenFile> {
     const { cache, name } = this.#context
-    return cache?.has(name, row.key, row.version) ? this.open(row, { signal }) : this.fetch(row, { signal })
+    const call = signal ? { signal } : {}
+    if (cache?.has(name, row.key, row.version)) return this.open(row, call)
+    return this.fetch(row, { ...call, ...(not !== undefined && { not }) })
   }
 
   /** Only where every replica can begin in the middle may the cache ask for blocks out of order. */
@@ -83,7 +91,7 @@ class Checked {
   readonly #row: FileRow
   readonly #part: Part
   readonly #call: CallOptions
-  readonly #remote: string | undefined
+  readonly #isWanted: (replica: Replica) => boolean
   readonly #checksums: Uint32Array
   /** Where the next block begins. */
   #at: number
@@ -94,13 +102,13 @@ class Checked {
     context: Context,
     row: FileRow,
     part: Part,
-    { signal, remote }: { signal: AbortSignal | undefined; remote: string | undefined },
+    { signal, isWanted }: { signal: AbortSignal | undefined; isWanted: (replica: Replica) => boolean },
   ) {
     this.#context = context
     this.#row = row
     this.#part = part
     this.#call = signal ? { signal } : {}
-    this.#remote = remote
+    this.#isWanted = isWanted
     this.#checksums = decodeChecksums(row.checksums ?? '')
     this.#at = Math.floor(part.start / blockBytes) * blockBytes
   }
@@ -194,7 +202,7 @@ class Checked {
     const { registry, clock } = this.#context
     const { key, version } = this.#row
     const all = (await registry.replicas(key)).filter((each) => each.version === version && each.state === 'present')
-    const named = this.#remote === undefined ? all : all.filter(({ remote }) => remote === this.#remote)
+    const named = all.filter(this.#isWanted)
     const isKnownBad = ({ failedMs = -Infinity }: Replica) => Math.abs(clock.now() - failedMs) < rememberedMs
     const useful = named.filter((each) => !isKnownBad(each))
     // Those that have not disappointed this call come first; after passing failures each has its turn.

@@ -14,7 +14,7 @@ import type {
   WriteOptions,
 } from '../store/driver.ts'
 import { throwIfAborted } from '../store/driving.ts'
-import { queueName, queueRemoval, type Context } from './context.ts'
+import { purgeKey, queueName, queuePurge, queueRemoval, type Context } from './context.ts'
 import type { Fetcher } from './fetcher.ts'
 import { Fingerprint, fingerprinted, type Digests } from './fingerprint.ts'
 import { infoOf, type FileRow } from './registry.ts'
@@ -138,7 +138,7 @@ export class Files {
         await registry.put({ ...row, deletedMs: clock.now(), former, local }, tx)
         await queue.cancel(queueName(this.#context, 'offload'), { key }, tx)
         for (const replica of replicas) await queueRemoval(this.#context, replica, { delayMs }, tx)
-        if (local !== undefined || replicas.length === 0) await this.#queuePurge(key, delayMs, tx)
+        if (local !== undefined || replicas.length === 0) await queuePurge(this.#context, key, delayMs, tx)
       })
       await this.tidyDeleted({ ...row, deletedMs: 0 })
       events.emit('deleted', { key, isFinal: false })
@@ -237,12 +237,6 @@ export class Files {
     if (!plan || row.local === undefined || (row.cloud && !mayHandOver)) return
     const delayMs = Math.max(plan.delayMs, row.changedMs + settings.coolDownMs - clock.now(), 0)
     await queue.add({ queue: queueName(this.#context, 'offload'), key: row.key, group: plan.remote, delayMs }, tx)
-  }
-
-  async #queuePurge(key: string, delayMs: number, tx: Transaction) {
-    if (!Number.isFinite(delayMs)) return
-    const job = { queue: queueName(this.#context, 'remove'), key: purgeKey(key), payload: { key }, delayMs }
-    await this.#context.queue.add(job, tx)
   }
 
   /** Where a file should go. A route that cannot tell now is asked again when the upload is due. */
@@ -427,11 +421,6 @@ function localOptions({ size, modified, signal }: WriteOptions): WriteOptions {
 
 function isPassing(error: unknown): boolean {
   return codeOf(error) === 'CONFLICT' || isNotFound(error)
-}
-
-/** The name of the job that removes what a deleted file has here. No remote has a name with a colon at its front. */
-function purgeKey(key: string): string {
-  return `:${key}`
 }
 
 /** Moves that are under way are noted under names with this beginning. */

@@ -21,10 +21,12 @@ import { Files } from './files.ts'
 import { allRemotes, Lanes } from './lanes.ts'
 import { LocalDirectory } from './local.ts'
 import { Mover, type MoveOrder, type MoveProgress } from './mover.ts'
+import { Orphans, type CollectOptions, type Orphan } from './orphans.ts'
 import { Registry, type Count, type Counts } from './registry.ts'
 import { Remover } from './remover.ts'
 import { Routes, type RemoteName, type Remotes, type Route } from './routes.ts'
 import { Uploader } from './uploader.ts'
+import { Verifier, type Fault, type VerifyOptions } from './verifier.ts'
 
 /** What a filestore is opened with. Durations in milliseconds. */
 export interface FilestoreOptions {
@@ -87,6 +89,8 @@ export class Filestore {
   readonly #files: Files
   readonly #mover: Mover
   readonly #lanes: Lanes
+  readonly #verifier: Verifier
+  readonly #orphans: Orphans
   readonly #workers: Record<QueueKind, Worker>
   readonly #scanEveryMs: number
   readonly #stop = new AbortController()
@@ -133,6 +137,8 @@ export class Filestore {
     this.#context = context
     this.#files = files
     this.#lanes = lanes
+    this.#verifier = new Verifier(context, { files, fetcher, mover })
+    this.#orphans = new Orphans(context, remover)
     this.#mover = mover
     this.#scanEveryMs = options.scanEveryMs ?? defaultScanMs
     this.driver = filestoreDriver(files, `filestore:${name}`)
@@ -263,6 +269,16 @@ export class Filestore {
   async *deleted(prefix = ''): AsyncGenerator<{ key: string; size: number; deletedMs: number }> {
     for await (const { key, size, deletedMs = 0 } of this.#context.registry.walk(prefix, { which: 'deleted' }))
       yield { key, size, deletedMs }
+  }
+
+  /** What is not where the registry says, or not as it was stored; with `repair`, what can be done is done. */
+  verify(options: VerifyOptions = {}): AsyncGenerator<Fault> {
+    return this.#verifier.verify(options)
+  }
+
+  /** What nobody needs any more, here and at the remotes. Nothing is removed unless that is asked for. */
+  gc(options: CollectOptions = {}): AsyncGenerator<Orphan> {
+    return this.#orphans.collect(options)
   }
 
   /** Tries again at once what is remembered to have failed, and jobs that were set aside. Returns how many that were. */

@@ -14,7 +14,7 @@ import type { Files } from './files.ts'
 import { Fingerprint, fingerprinted } from './fingerprint.ts'
 import type { Lanes } from './lanes.ts'
 import { infoOf, type Count, type FileRow, type Which } from './registry.ts'
-import { claim, send } from './sender.ts'
+import { claim, confirm, send } from './sender.ts'
 import type { Uploader } from './uploader.ts'
 
 /** What is moved, and how. */
@@ -267,7 +267,7 @@ export class Mover {
     atEnd: (tx: Transaction) => Promise<void>,
   ): Promise<void> {
     const { registry, settings } = this.#context
-    const state = row.local ?? (await this.#bringHome(row, signal))
+    const state = row.local ?? (await this.bringHome(row, undefined, signal))
     await registry.transaction(async (tx) => {
       if (isDropped && state !== undefined)
         for (const replica of await registry.replicas(row.key, tx))
@@ -276,20 +276,28 @@ export class Mover {
     })
   }
 
-  /** The state of the local file then; undefined when the file has become another meanwhile. */
-  async #bringHome(row: FileRow, signal: AbortSignal): Promise<string | undefined> {
+  /**
+   * Writes a file into the local directory, from the cache or from any replica but the one at `not`. Its state then;
+   * undefined when the file has become another meanwhile. `instead` is the state of a local file that it replaces.
+   */
+  async bringHome(
+    row: FileRow,
+    not?: string,
+    signal = new AbortController().signal,
+    instead?: string,
+  ): Promise<string | undefined> {
     const { registry, local, lock } = this.#context
     const { key, version } = row
     const { fetcher, rate } = this.#parts
     const print = new Fingerprint()
-    const { body } = await fetcher.openWhole(row, signal)
+    const { body } = await fetcher.openWhole(row, { signal, ...(not !== undefined && { not }) })
     let held: Disposable | undefined
     const locked = async function* () {
       yield* fingerprinted(rate.paced(body as AsyncIterable<Buffer>, signal), print)
       held = await lock.acquire(key)
       const now = await registry.find(key)
       const { sha256 } = print.end()
-      if (now?.version !== version || now.deletedMs !== undefined || now.local !== undefined) throw new Overtaken()
+      if (now?.version !== version || now.deletedMs !== undefined || now.local !== instead) throw new Overtaken()
       if (row.sha256 !== undefined && sha256 !== row.sha256)
         throw new StowageError('CORRUPT', `${key} came back as something else than what was stored.`)
     }
@@ -322,7 +330,7 @@ export class Mover {
     const driver = await routes.open(to)
     const copied = source && !target ? await this.#copy(row, from, { to, driver }, signal) : undefined
     await registry.transaction(async (tx) => {
-      if (copied) await registry.putReplica(copied, tx)
+      if (copied) await confirm(this.#context, copied, tx)
       if (copied && (await registry.find(row.key, tx)) === undefined) await queueRemoval(this.#context, copied, {}, tx)
       if (source && isDropped) await queueRemoval(this.#context, source, { isDropped }, tx)
       await atEnd(tx)
@@ -353,7 +361,7 @@ export class Mover {
         contentType,
         signal,
       }).finally(() => body.destroy())
-      return { ...replica, state: 'present' as const, etag: info.etag }
+      return { ...replica, etag: info.etag }
     }, signal)
   }
 }

@@ -77,7 +77,7 @@ export interface PageOptions {
 
 /**
  * A kind of files: those that are `there`; `deleted` ones; `all` of both; of those there, the ones that are `local`, that are
- * `local only`, or that are `away`; and those with a good replica at one remote.
+ * `local only`, or that are `away`; the `lost` ones, of which there is no copy; and those with a good replica at one remote.
  */
 export type Which = keyof typeof conditions | { at: string }
 
@@ -279,6 +279,17 @@ export class Registry {
     await this.#settle(recorded?.key ?? replica.key, tx)
   }
 
+  /**
+   * Records that what was announced as `pending` is there, verified. False when it was given up meanwhile, and is about to
+   * be removed.
+   */
+  async confirmReplica(replica: Replica, tx: Transaction): Promise<boolean> {
+    const announced = await this.replicaAt(replica.remote, replica.remoteKey, tx)
+    if (announced?.state !== 'pending' || announced.version !== replica.version) return false
+    await this.putReplica({ ...replica, state: 'present' }, tx)
+    return true
+  }
+
   /** Forgets a replica; the file it was of goes too when it was deleted and has no other. */
   async dropReplica({ remote, remoteKey, key }: Replica, tx: Transaction): Promise<void> {
     await tx.run('DELETE FROM replicas WHERE remote = ? AND remote_key = ?', remote, remoteKey)
@@ -320,15 +331,25 @@ export class Registry {
     )
   }
 
-  /** Replicas at a remote in the order of their names there, from one on; 1000 at most. */
-  async replicasAt(remote: string, after: string): Promise<Replica[]> {
-    const rows = await this.#database.query(
-      'SELECT * FROM replicas WHERE remote = ? AND store = ? AND remote_key > ? ORDER BY remote_key LIMIT 1000',
-      remote,
-      this.store,
-      after,
-    )
-    return rows.map(replicaOf)
+  /** The remotes that have, or had, something of this filestore. */
+  async remotes(): Promise<string[]> {
+    const rows = await this.#database.query('SELECT DISTINCT remote FROM replicas WHERE store = ?', this.store)
+    return rows.map(({ remote }) => String(remote))
+  }
+
+  /** What is recorded at a remote, of this and of other filestores, in the order of the names there. */
+  async *recordedAt(remote: string): AsyncGenerator<Replica & { store: string }> {
+    for (let after = ''; ; ) {
+      const rows = await this.#database.query(
+        'SELECT * FROM replicas WHERE remote = ? AND remote_key > ? ORDER BY remote_key LIMIT 1000',
+        remote,
+        after,
+      )
+      for (const row of rows) yield { ...replicaOf(row), store: String(row['store']) }
+      const last = rows.at(-1)
+      if (!last) return
+      after = String(last['remote_key'])
+    }
   }
 
   /** How many files are where, from counters that every change keeps. */
@@ -403,6 +424,7 @@ const conditions = {
   all: '1 = 1',
   local: 'deleted_ms IS NULL AND local IS NOT NULL',
   'local only': 'deleted_ms IS NULL AND local IS NOT NULL AND cloud = 0',
+  lost: 'deleted_ms IS NULL AND local IS NULL AND cloud = 0',
   away: 'deleted_ms IS NULL AND local IS NULL AND cloud = 1',
 }
 

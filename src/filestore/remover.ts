@@ -1,4 +1,5 @@
 /** Removes what is not wanted any more: replicas at remotes, many at a time, and what deleted files had here. */
+import type { Transaction } from '../state/database.ts'
 import type { Job } from '../state/queue.ts'
 import type { Context } from './context.ts'
 import type { Lanes } from './lanes.ts'
@@ -38,6 +39,19 @@ export class Remover {
     if (decision.verdict !== 'keep') await this.#told(decision.replica.key)
   }
 
+  /** Does nobody need a replica any more, although nothing was said about it? */
+  async isObsolete(replica: Replica): Promise<boolean> {
+    return (await this.#neededForMs(replica, false)) === 0
+  }
+
+  /** Removes a replica, if it may go. */
+  async removeNow({ remote, remoteKey }: Replica): Promise<void> {
+    const decision = await this.#decide({ remote, remoteKey, isDropped: false })
+    if (decision.verdict !== 'remove' && decision.verdict !== 'forget') return
+    if (decision.verdict === 'remove') await this.#remove(decision.replica)
+    await this.#context.registry.transaction(async (tx) => this.#context.registry.dropReplica(decision.replica, tx))
+  }
+
   /**
    * May this replica go? Only when its file was deleted and can no longer be restored, or another copy of what the file is
    * now is recorded. From `remove` on nobody reads or writes it.
@@ -51,14 +65,9 @@ export class Remover {
       registry.transaction(async (tx) => {
         const replica = await registry.replicaAt(remote, remoteKey, tx)
         if (!replica) return { verdict: 'keep' } as const
-        const row = await registry.find(replica.key, tx)
-        const inMs = row ? this.#restorableForMs(row) : 0
+        const inMs = await this.#neededForMs(replica, isDropped, tx)
+        if (inMs === Infinity) return { verdict: 'keep' } as const
         if (inMs > 0) return { verdict: 'later', inMs } as const
-        const others = (await registry.replicas(replica.key, tx)).filter(
-          (each) => each.remoteKey !== remoteKey || each.remote !== remote,
-        )
-        if (row && row.deletedMs === undefined && !this.#isSpare(row, replica, others, isDropped))
-          return { verdict: 'keep' } as const
         if (replica.location !== driver.location) {
           log.warn(`${remoteKey} was recorded at ${replica.location}; at ${driver.location} nothing is deleted.`)
           return { verdict: 'forget', replica } as const
@@ -67,6 +76,17 @@ export class Remover {
         return { verdict: 'remove', replica } as const
       }),
     )
+  }
+
+  /** For how long a replica is needed: 0 when it may go, Infinity when nobody can tell. */
+  async #neededForMs(replica: Replica, isDropped: boolean, tx?: Transaction): Promise<number> {
+    const { registry } = this.#context
+    const row = await registry.find(replica.key, tx)
+    if (!row) return 0
+    if (row.deletedMs !== undefined) return Math.max(0, this.#restorableForMs(row))
+    const isOther = (each: Replica) => each.remoteKey !== replica.remoteKey || each.remote !== replica.remote
+    const others = (await registry.replicas(replica.key, tx)).filter(isOther)
+    return this.#isSpare(row, replica, others, isDropped) ? 0 : Infinity
   }
 
   /** Is there a good copy without this one? */

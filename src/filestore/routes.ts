@@ -85,6 +85,11 @@ export class Routes {
     throw unknownRemote(remote, typeof remotes === 'function' ? [] : [...remotes.keys()])
   }
 
+  /** The names of the remotes, as far as they can be told. */
+  get names(): string[] {
+    return typeof this.#remotes === 'function' ? [] : [...this.#remotes.keys()]
+  }
+
   /** The name of a key at a remote. */
   nameOf(key: string): string {
     if (this.#name === 'same') return key

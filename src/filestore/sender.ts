@@ -1,6 +1,7 @@
 /** Sends a file to a remote, and proves that what arrived is what was meant. */
 import { createHash } from 'node:crypto'
 import { StowageError } from '../core/errors.ts'
+import type { Transaction } from '../state/database.ts'
 import type { Body, Driver, FileInfo, WriteOptions } from '../store/driver.ts'
 import type { Context } from './context.ts'
 import type { Digests } from './fingerprint.ts'
@@ -37,6 +38,12 @@ export async function claim(context: Context, row: FileRow, remote: string, driv
     await registry.putReplica(replica, tx)
     return replica
   })
+}
+
+/** Records that what was claimed is there. Rejects with BUSY, retryable, when it was given up while it was on its way. */
+export async function confirm({ registry }: Context, replica: Replica, tx: Transaction): Promise<void> {
+  if (!(await registry.confirmReplica(replica, tx)))
+    throw new StowageError('BUSY', `The copy of ${replica.key} at ${replica.remote} was given up while it was sent.`)
 }
 
 /** Sends, and resolves when the place has proven to have it: by size, and by a digest, its own or one of reading it back. */

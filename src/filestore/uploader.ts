@@ -12,7 +12,7 @@ import type { Files } from './files.ts'
 import { blockBytes, decodeChecksums, Fingerprint, type Digests } from './fingerprint.ts'
 import type { Lanes } from './lanes.ts'
 import { infoOf, type FileRow, type Replica } from './registry.ts'
-import { claim, send } from './sender.ts'
+import { claim, confirm, send } from './sender.ts'
 
 /** What is done in the transaction that records the end. */
 type AtEnd = (tx: Transaction) => Promise<void>
@@ -98,7 +98,7 @@ export class Uploader {
           ? new Changed()
           : (diskError(error, `Cannot read ${row.key}`) ?? error)
       })
-      return { replica: { ...replica, state: 'present', etag: info.etag }, digests: ended() }
+      return { replica: { ...replica, etag: info.etag }, digests: ended() }
     }, signal)
   }
 
@@ -147,7 +147,7 @@ export class Uploader {
     const { registry } = this.#context
     const { key, version } = row
     await registry.setDigest(key, version, digests, tx)
-    await registry.putReplica(replica, tx)
+    await confirm(this.#context, replica, tx)
     // It was deleted while it was on its way: nobody else would remove it.
     if (!now || now.deletedMs !== undefined) await queueRemoval(this.#context, replica, {}, tx)
     for (const other of await registry.replicas(key, tx))
