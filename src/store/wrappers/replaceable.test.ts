@@ -21,35 +21,63 @@ async function memory(content: string) {
   return { driver: { ...driver, close } as Driver, state }
 }
 
-test('calls under way, bodies and listings end on the old driver, which is closed only then', async () => {
-  const [old, next] = [await memory('old'), await memory('next')]
-  await old.driver.write('other', toBody('x'))
+/** Each begins a call and returns how to end it. */
+const begin: Record<string, (driver: Driver) => Promise<() => Promise<void>>> = {
+  'a body': async (driver) => {
+    const { body } = await driver.read('file')
+    return async () => assert.equal((await collect(body)).toString(), 'old')
+  },
+  'a body that is left': async (driver) => {
+    const { body } = await driver.read('file')
+    return async () => void body.destroy()
+  },
+  'a listing': async (driver) => {
+    const listing = driver.list('')[Symbol.asyncIterator]()
+    assert.equal((await listing.next()).value?.key, 'file')
+    return async () => assert.equal((await listing.next()).done, true)
+  },
+  'a write': async (driver) => {
+    const [wanted, rest] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+    const writing = driver.write(
+      'late',
+      (async function* () {
+        yield Buffer.from('la')
+        wanted.resolve()
+        await rest.promise
+        yield Buffer.from('te')
+      })(),
+    )
+    await wanted.promise
+    return async () => {
+      rest.resolve()
+      assert.equal((await writing).size, 4)
+    }
+  },
+}
+
+for (const [what, start] of Object.entries(begin))
+  test(`${what} under way ends on the old driver, which is closed only then; what comes later is for the new one`, async () => {
+    const [old, next] = [await memory('old'), await memory('next')]
+    const driver = replaceable(old.driver)
+    const end = await start(driver)
+    const replaced = driver.replace(next.driver)
+    assert.equal((await new Store(driver).get('file')).toString(), 'next')
+    assert.equal(old.state.isClosed, false)
+    await end()
+    await replaced
+    assert.equal(old.state.isClosed, true)
+    await assert.rejects(driver.stat('late'), { code: 'NOT_FOUND' })
+    await driver.close()
+    assert.equal(next.state.isClosed, true)
+  })
+
+test('a call that fails does not keep the old driver open', async () => {
+  const old = await memory('old')
   const driver = replaceable(old.driver)
-  const { body } = await driver.read('file')
-  const listing = driver.list('')[Symbol.asyncIterator]()
-  assert.equal((await listing.next()).value?.key, 'file')
-  const wanted = Promise.withResolvers<void>()
-  const writing = driver.write(
-    'late',
-    (async function* () {
-      yield Buffer.from('la')
-      await wanted.promise
-      yield Buffer.from('te')
-    })(),
-  )
-  const replaced = driver.replace(next.driver)
-  assert.equal(await new Store(driver).get('file').then(String), 'next')
-  assert.equal((await collect(body)).toString(), 'old')
-  assert.equal((await listing.next()).value?.key, 'other')
-  assert.equal(old.state.isClosed, false)
-  assert.equal((await listing.next()).done, true)
-  wanted.resolve()
-  assert.equal((await writing).size, 4)
-  await replaced
+  await assert.rejects(driver.read('absent'), { code: 'NOT_FOUND' })
+  await assert.rejects(driver.stat('absent'), { code: 'NOT_FOUND' })
+  await driver.replace(memoryDriver())
   assert.equal(old.state.isClosed, true)
-  await assert.rejects(driver.stat('late'), { code: 'NOT_FOUND' })
-  await driver.close()
-  assert.equal(next.state.isClosed, true)
 })
 
 test('what can be seen and done is that of the present driver, also through a wrapper made before', async () => {
