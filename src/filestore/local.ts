@@ -1,6 +1,7 @@
 /** The local directory of a filestore: files under their keys, and those that were deleted and may be restored. */
 import { lstatSync, statSync } from 'node:fs'
 import { isNotFound, StowageError } from '../core/errors.ts'
+import { isOwnerAlive, owner } from '../core/owner.ts'
 import { fileDriver, fileVersion } from '../drivers/file.ts'
 import type {
   Body,
@@ -18,6 +19,9 @@ const trashDirectory = '.stowage-trash'
 
 /** Keys that are ours: where the file driver writes, and where deleted files wait. */
 export const ownNames = /^\.stowage-(?:trash|tmp)(?:\/|$)/
+
+/** Tells apart what this process moves aside. */
+let moves = 0
 
 /** The directory. The state of a file in it is told by a short text that changes when the file does. */
 export class LocalDirectory {
@@ -87,7 +91,7 @@ export class LocalDirectory {
    * is looked at after it has been moved aside, so that nothing can come in between.
    */
   async remove(key: string, state: string): Promise<boolean> {
-    const aside = `${trashDirectory}/removing-${state}`
+    const aside = `${trashDirectory}/removing-${owner}-${moves++}`
     if (!(await this.#moveAside(key, state, aside))) return false
     await this.#driver.delete(aside)
     return true
@@ -114,10 +118,13 @@ export class LocalDirectory {
     await this.#driver.delete(`${trashDirectory}/${version}`)
   }
 
-  /** The versions that were discarded, or moved aside when the process ended. */
+  /** The versions that were discarded, and what was moved aside by a process that has ended since. */
   async *discarded(): AsyncGenerator<string> {
-    for await (const entry of this.#driver.list(trashDirectory))
-      if (entry.kind === 'file') yield entry.key.slice(trashDirectory.length + 1)
+    for await (const { key } of this.#driver.list(trashDirectory)) {
+      const name = key.slice(trashDirectory.length + 1)
+      const [, holder] = /^removing-(.*)-\d+$/.exec(name) ?? []
+      if (holder === undefined || !isOwnerAlive(holder)) yield name
+    }
   }
 
   async close(): Promise<void> {
