@@ -37,11 +37,18 @@ export { faulty, type FaultMoment, type FaultOptions } from './store/wrappers/fa
 export { limited } from './store/wrappers/limit.ts'
 export { prefixed } from './store/wrappers/prefix.ts'
 export { readOnly } from './store/wrappers/read-only.ts'
+export { replaceable, type Replaceable } from './store/wrappers/replaceable.ts'
 export { retrying } from './store/wrappers/retry.ts'
 export { sharded } from './store/wrappers/shard.ts'
 export { fileDriver, type FileOptions } from './drivers/file.ts'
 export { openDriver, openStore, type OpenOptions } from './drivers/index.ts'
-export { openStores, type OpenStoresOptions, type Stores, type StoreSettings } from './drivers/stores.ts'
+export {
+  openStores,
+  type OpenStoresOptions,
+  type StorePlace,
+  type Stores,
+  type StoreSettings,
+} from './drivers/stores.ts'
 export { memoryDriver } from './drivers/memory.ts'
 export { AssetUrls, type AssetManifest, type AssetUrl, type AssetUrlsOptions } from './conveyor/assets.ts'
 export { Cache, type CacheOptions, type CacheStatistics, type Origin } from './cache/cache.ts'
@@ -69,3 +76,4 @@ export {
   type Status,
   type Summary,
 } from './daemon/daemon.ts'
+export type { ListedStore, PlaceSettings, SavedStores, Trial } from './daemon/saved-stores.ts'

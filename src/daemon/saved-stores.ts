@@ -196,11 +196,11 @@ export class SavedStores {
     })
   }
 
-  /** The URL as the configuration would have it. What it cannot be checked for there is checked here. */
+  /** The URL as the configuration would have it. What is checked of it there is checked here. */
   #checked(text: string): string {
-    const url = absoluteFileUrl(text.trim(), this.#config.directory)
-    if (!/^file:/i.test(url)) return url
-    const directory = realPath(fileURLToPath(url.split('?')[0] ?? ''))
+    const given = text.trim()
+    if (!/^file:/i.test(given)) return given
+    const { url, directory } = resolveDirectory(given, this.#config.directory)
     for (const [source, { directory: watched }] of Object.entries(this.#config.sources))
       if (directory === watched || directory.startsWith(watched + path.sep))
         throw new StowageError(
@@ -259,12 +259,11 @@ export function withSaved(
   return result
 }
 
-/** Also sees to it that a directory has a path. */
-function absoluteFileUrl(text: string, directory: string): string {
+/** The URL of a directory, with nothing relative in it, and that directory. */
+function resolveDirectory(given: string, base: string): { url: string; directory: string } {
   try {
-    const url = absoluteUrl(text, directory)
-    if (/^file:/i.test(url)) fileURLToPath(url.split('?')[0] ?? '')
-    return url
+    const url = absoluteUrl(given, base)
+    return { url, directory: realPath(fileURLToPath(url.split('?')[0] ?? '')) }
   } catch (error) {
     throw new StowageError('INVALID_ARGUMENT', 'The URL of the directory is malformed.', {
       cause: error,
