@@ -8,7 +8,7 @@ import { test } from 'node:test'
 const layers = [
   ['core'],
   ['store'],
-  ['drivers', 'state'],
+  ['drivers', 'state', 'watch'],
   ['cache'],
   ['filestore', 'conveyor', 'mount'],
   ['server', 'middleware'],

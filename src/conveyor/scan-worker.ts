@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import * as fs from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
-import { ignoreMatcher } from './ignore.ts'
+import { ignoreMatcher } from '../watch/ignore.ts'
 
 /** What the thread is given. */
 export interface ScanRequest {

@@ -6,7 +6,7 @@ import type { Log } from '../core/log.ts'
 import type { Database } from '../state/database.ts'
 import type { Intake, Source } from './intake.ts'
 import { scan } from './scanner.ts'
-import { watch, type Watcher } from './watcher.ts'
+import { watch, type Watcher } from '../watch/watcher.ts'
 
 /** So many paths make one transaction at most. */
 const batch = 500

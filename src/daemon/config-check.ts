@@ -5,7 +5,7 @@ import { codeOf } from '../core/errors.ts'
 import { realPath } from '../core/real-path.ts'
 import { parseStorageUrl } from '../core/storage-url.ts'
 import { schemeNames } from '../drivers/index.ts'
-import { ignoreMatcher } from '../conveyor/ignore.ts'
+import { ignoreMatcher } from '../watch/ignore.ts'
 
 /** A configuration of which nothing is sure yet: people want to hear of every mistake, also beside another. */
 interface Draft {

@@ -230,6 +230,14 @@ export class Files {
     return { files, changed }
   }
 
+  /** Something happened under a name: to a file, or to a directory with all that was in it. */
+  async notice(name: string): Promise<void> {
+    const { registry, local } = this.#context
+    await this.look(name)
+    if (local.stateOf(name) !== undefined || !local.isThere) return
+    for await (const { key } of registry.walk(`${name}/`, { which: 'local' })) await this.look(key)
+  }
+
   /** Notes what must be uploaded, unless it is there already. */
   async enqueue(row: FileRow, plan: Plan | undefined, tx: Transaction): Promise<void> {
     const { queue, clock, settings } = this.#context

@@ -21,6 +21,7 @@ import { Files } from './files.ts'
 import { allRemotes, Lanes } from './lanes.ts'
 import { LocalDirectory } from './local.ts'
 import { Mover, type MoveOrder, type MoveProgress } from './mover.ts'
+import { Noticing } from './noticing.ts'
 import { Orphans, type CollectOptions, type Orphan } from './orphans.ts'
 import { Registry, type Count, type Counts } from './registry.ts'
 import { Remover } from './remover.ts'
@@ -50,7 +51,10 @@ export interface FilestoreOptions {
   keepLocal?: boolean
   /** So long a deleted file can be restored. 0: not at all, Infinity: for ever. Default 5 weeks. */
   deleteAfterMs?: number
-  /** How often the directory is compared with the registry, besides at the start; 0 is never. Default 10 min. */
+  /**
+   * How often the directory is compared with the registry, besides at the start; 0 is never. Default 10 min. Where the system
+   * has events, what others write is noticed at once.
+   */
   scanEveryMs?: number
   clock?: Clock
   log?: Log
@@ -92,9 +96,8 @@ export class Filestore {
   readonly #verifier: Verifier
   readonly #orphans: Orphans
   readonly #workers: Record<QueueKind, Worker>
-  readonly #scanEveryMs: number
-  readonly #stop = new AbortController()
-  readonly #closers: (() => Promise<void> | void)[] = []
+  readonly #noticing: Noticing
+  #stopListening = () => undefined as unknown
   #owned = new AsyncDisposableStack()
   #started: Promise<void> | undefined
 
@@ -140,7 +143,7 @@ export class Filestore {
     this.#verifier = new Verifier(context, { files, fetcher, mover })
     this.#orphans = new Orphans(context, remover)
     this.#mover = mover
-    this.#scanEveryMs = options.scanEveryMs ?? defaultScanMs
+    this.#noticing = new Noticing(context, files, { directory, scanEveryMs: options.scanEveryMs ?? defaultScanMs })
     this.driver = filestoreDriver(files, `filestore:${name}`)
     this.#workers = {
       offload: this.#worker('offload', async (job, signal) =>
@@ -291,12 +294,12 @@ export class Filestore {
 
   /** Finishes what is in hand (10 s at most), then lets go of everything but what it was given. */
   async close(): Promise<void> {
-    this.#stop.abort()
     await this.driver.close()
+    await this.#noticing.close()
     await this.#started?.catch(() => undefined)
     await this.#mover.close()
     await Promise.all(Object.values(this.#workers).map(async (worker) => worker.stop()))
-    for (const close of this.#closers) await close()
+    this.#stopListening()
     await this.#context.local.close()
     await this.#owned.disposeAsync()
   }
@@ -308,35 +311,13 @@ export class Filestore {
   async #start() {
     const { queue, cache, name, events } = this.#context
     await queue.recover()
-    const evicted = cache?.onEvicted((store, key, bytes) => {
+    const stopListening = cache?.onEvicted((store, key, bytes) => {
       if (store === name) events.emit('evicted', { key, bytes })
     })
-    if (evicted) this.#closers.push(evicted)
-    await this.#tryScan()
+    if (stopListening) this.#stopListening = stopListening
+    await this.#noticing.start()
     for (const worker of Object.values(this.#workers)) worker.start()
     await this.#mover.resume()
-    if (this.#scanEveryMs > 0) this.#closers.push(this.#keepScanning())
-  }
-
-  /** Scans from time to time. Returns how to wait for its end. */
-  #keepScanning(): () => Promise<void> {
-    const { signal } = this.#stop
-    const scanning = (async () => {
-      while (!signal.aborted) {
-        await this.#context.clock.sleep(this.#scanEveryMs, signal).catch(() => undefined)
-        if (!signal.aborted) await this.#tryScan()
-      }
-    })()
-    return async () => scanning
-  }
-
-  /** A directory that cannot be read now is read the next time. */
-  async #tryScan() {
-    try {
-      await this.scan({ signal: this.#stop.signal })
-    } catch (error) {
-      if (!this.#stop.signal.aborted) this.#context.log.error(`The scan failed: ${(error as Error).message}`)
-    }
   }
 
   #queue(kind: QueueKind): string {
