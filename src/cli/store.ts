@@ -121,8 +121,12 @@ async function fromInput(name: string, signal: AbortSignal): Promise<string> {
   process.stderr.write(`Storage URL of ${name} (not shown): `)
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() })
   const asking = createInterface({ input: process.stdin, output: silent, terminal: true })
+  // A terminal that is read key by key sends no signal by itself.
+  asking.on('SIGINT', () => process.kill(process.pid, 'SIGINT'))
   try {
     return await asking.question('', { signal })
+  } catch (error) {
+    throw new StowageError('ABORTED', 'Nothing was saved.', { cause: error })
   } finally {
     asking.close()
     process.stderr.write('\n')
