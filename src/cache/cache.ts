@@ -6,17 +6,23 @@
 import { randomUUID } from 'node:crypto'
 import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
-import { Readable } from 'node:stream'
+import { crc32 } from 'node:zlib'
 import { diskError } from '../core/disk-error.ts'
 import { StowageError } from '../core/errors.ts'
 import { silentLog, type Log } from '../core/log.ts'
 import { isOwnerAlive, owner } from '../core/owner.ts'
 import type { ByteRange, FileInfo, OpenFile } from '../store/driver.ts'
+import { throwIfAborted } from '../store/driving.ts'
 import { Blocks } from './blocks.ts'
 import { Catalogue, type Line } from './catalogue.ts'
-import { Entry, type Filling } from './entry.ts'
+import { Entry, isSameVersion, NotOurs } from './entry.ts'
 import { Fill, NoRoom } from './fill.ts'
 import { HotBlocks } from './hot-blocks.ts'
+import { Opening } from './opening.ts'
+import { Source, type Origin } from './origin.ts'
+import { Reading, type ReadingHost } from './reading.ts'
+
+export type { Origin } from './origin.ts'
 
 /** Settings of a cache. */
 export interface CacheOptions {
@@ -30,13 +36,16 @@ export interface CacheOptions {
   blockBytes?: number
   /** Bytes of blocks that are also held in memory, because several will want them. Default 32 MiB. */
   hotBytes?: number
+  /** Milliseconds an origin may take to open a file, and for each block; it is TIMEOUT then. Default 2 minutes. */
+  timeoutMs?: number
   log?: Log
-  /** Milliseconds since the epoch. Default Date.now. */
+  /** Milliseconds of a steady clock. Default performance.now. */
   now?: () => number
 }
 
-/** How a cache is doing. Counts are since it was opened. */
+/** How a cache is doing. Counts are since it was opened; a read is counted when it ends, as a hit or as a miss. */
 export interface CacheStatistics {
+  /** Of blocks on disk, or about to be written. */
   bytes: number
   maxBytes: number
   entries: number
@@ -57,21 +66,20 @@ export interface CacheStatistics {
 /** Hears of a file that was evicted, and how many bytes of it were here. It must not throw. */
 export type EvictionListener = (store: string, key: string, bytes: number) => void
 
+/** What is wanted of a file. */
+export interface OpenOptions {
+  range?: ByteRange
+  signal?: AbortSignal
+  /** What the file is known to be now: an entry of another version is replaced. Without it an entry is taken for current. */
+  current?: FileInfo
+}
+
 /** What a caller of `adopt` may know already. */
 export interface AdoptOptions {
   /** The CRC32 of each block. The file is not read then. */
   checksums?: Uint32Array
   /** Bytes of these blocks. The checksums are ignored when the cache's own are of another size. */
   blockBytes?: number
-}
-
-/** Where the cache gets a file from. */
-export interface Origin {
-  /** Which store: the cache may be shared by several. */
-  store: string
-  /** Can it begin in the middle of a file? */
-  range: boolean
-  read: (key: string, options: { range?: ByteRange; signal?: AbortSignal }) => Promise<OpenFile>
 }
 
 /** Whoever wants a block waits for a fill that is this far from it, and begins another where it is farther. */
@@ -81,6 +89,15 @@ const aheadBytes = 4 << 20
 /** Of so many entries, picked at random, the one that was not read for the longest time goes. */
 const sample = 16
 const flushMs = 1000
+const defaults = {
+  maxBytes: 10 * 2 ** 30,
+  maxEntries: 1_000_000,
+  blockBytes: 256 * 1024,
+  hotBytes: 32 << 20,
+  timeoutMs: 120_000,
+  log: silentLog,
+  now: () => performance.now(),
+}
 /** What was read a moment ago need not be noted again: the order is for evictions, which do not care. */
 const notedEveryMs = 3_600_000
 
@@ -91,21 +108,34 @@ export class Cache {
   readonly #entries = new Map<string, Entry>()
   /** The same, so that one can be picked at random. */
   readonly #all: Entry[] = []
-  readonly #opening = new Map<string, Promise<Entry>>()
+  readonly #opening = new Map<string, Opening>()
+  readonly #readings = new Set<Reading>()
+  readonly #fills = new Set<Fill>()
   /** Their lines in the catalogue are not what they are now. */
   readonly #dirty = new Set<Entry>()
-  readonly #hot: HotBlocks
   readonly #evictionListeners = new Set<EvictionListener>()
-  readonly #counts = { hits: 0, misses: 0, fills: 0, evictions: 0, damaged: 0, passed: 0, readers: 0 }
+  readonly #counts = { hits: 0, misses: 0, fills: 0, evictions: 0, damaged: 0, passed: 0 }
+  /** Bytes of all entries, also of those that are gone but held. */
   #bytes = 0
+  /** Where the clock of the last process ended: the order of reads goes on from there, whatever the time of day is. */
+  #clockStart = 0
+  /** What was noted in the catalogue may not be there. */
+  #isNoteLost = false
+  #isFailing = false
+  readonly #host: ReadingHost
   #flushTimer: NodeJS.Timeout | undefined
   #isClosed = false
 
   private constructor(options: CacheOptions) {
-    const defaults = { maxBytes: 10 * 2 ** 30, maxEntries: 1_000_000, blockBytes: 256 * 1024, hotBytes: 32 << 20 }
-    this.#options = { ...defaults, log: silentLog, now: Date.now, ...options }
+    this.#options = { ...defaults, ...options }
     this.#catalogue = new Catalogue(options.directory)
-    this.#hot = new HotBlocks(this.#options.hotBytes)
+    this.#host = {
+      hot: new HotBlocks(this.#options.hotBytes),
+      fillFor: (...wanted) => this.#fillFor(...wanted),
+      past: (...wanted) => this.#past(...wanted),
+      began: (reading) => this.#began(reading),
+      ended: (reading) => this.#ended(reading),
+    }
   }
 
   /**
@@ -127,7 +157,7 @@ export class Cache {
   /** How it is doing. */
   get statistics(): CacheStatistics {
     const { maxBytes } = this.#options
-    return { ...this.#counts, bytes: this.#bytes, maxBytes, entries: this.#entries.size }
+    return { ...this.#counts, readers: this.#readings.size, bytes: this.#bytes, maxBytes, entries: this.#entries.size }
   }
 
   /** What is known of a file that is in the cache, be it only in part. */
@@ -135,23 +165,19 @@ export class Cache {
     return this.#entries.get(nameOf(store, key))?.info
   }
 
-  /**
-   * Opens a file. `current` is what it is known to be now: an entry of another version is replaced. Without it an entry is
-   * taken for current. Rejects as the origin does.
-   */
-  async open(
-    origin: Origin,
-    key: string,
-    options: { range?: ByteRange; signal?: AbortSignal; current?: FileInfo } = {},
-  ): Promise<OpenFile> {
+  /** Opens a file. Rejects as the origin does, or with TIMEOUT; so does the body. */
+  async open(origin: Origin, key: string, options: OpenOptions = {}): Promise<OpenFile> {
     this.#check()
-    const { range, signal, current } = options
-    const entry = await this.#enter(origin, key, { range, signal, current })
-    const { size } = entry.info
-    const part = { start: Math.min(range?.start ?? 0, size), end: Math.min(range?.end ?? size, size) }
-    this.#began(entry)
-    const body = Readable.from(this.#read(origin, entry, part, signal), { objectMode: false })
-    return { info: entry.info, body: body.once('close', () => this.#ended(entry)) }
+    throwIfAborted(options.signal)
+    const known = this.#known(origin.store, key, options.current)
+    const entry = known ?? (await this.#enter(origin, key, options))
+    const { blocks, info, lastEnd } = entry
+    const start = Math.min(options.range?.start ?? 0, info.size)
+    const end = Math.min(options.range?.end ?? info.size, info.size)
+    const isSequential = start > 0 && start === lastEnd
+    const until = end > start ? blocks.at(end - 1) + (isSequential ? this.#ahead : 0) : -1
+    const part = { start, end, until: Math.min(until, blocks.count - 1), signal: options.signal }
+    return { info, body: new Reading(this.#host, origin, entry, part, known !== undefined) }
   }
 
   /** Is the whole file here, and of that version when one is given? */
@@ -174,27 +200,33 @@ export class Cache {
    */
   async adopt(store: string, file: string, info: FileInfo, options: AdoptOptions = {}): Promise<boolean> {
     this.#check()
-    const { checksums, blockBytes } = options
-    const isKnown = checksums !== undefined && blockBytes === this.#options.blockBytes
-    const entry = this.#newEntry(store, info, isKnown ? Blocks.whole(info.size, blockBytes, checksums) : undefined)
+    const { maxBytes, blockBytes } = this.#options
+    if (info.size > maxBytes) return false
+    while (this.#bytes + info.size > maxBytes) if ((await this.#evict()) === undefined) return false
+    this.#bytes += info.size
+    const id = randomUUID()
+    const copy = this.#fileOf(id)
     try {
-      await this.#makeRoom(info.size)
+      await fs.link(file, copy).catch(async () => fs.copyFile(file, copy))
+      if ((await fs.stat(copy)).size !== info.size) throw notAsTold(info.key)
+      const known = options.blockBytes === blockBytes ? options.checksums : undefined
+      const blocks =
+        (known && Blocks.whole(info.size, blockBytes, known)) ??
+        Blocks.whole(info.size, blockBytes, await checksumsOf(copy, info, blockBytes))
+      const entry = this.#newEntry(store, info, { id, blocks })
+      await this.#put(entry)
+      if (!entry.isGone) return true
     } catch (error) {
-      if (error instanceof NoRoom) return false
-      throw error
-    }
-    try {
-      await fs.link(file, entry.file).catch(async () => fs.copyFile(file, entry.file))
-      const { size } = await fs.stat(entry.file)
-      if (size !== info.size) throw notAsTold(info.key)
-      if (!entry.blocks.isWhole) await readBlocks(entry)
-    } catch (error) {
-      await fs.rm(entry.file, { force: true })
-      this.#bytes -= info.size
+      await this.#disown(copy, info.size)
       throw diskError(error, `Cannot take ${info.key} into the cache`) ?? error
     }
-    await this.#put(entry)
-    return true
+    await this.#disown(copy, info.size)
+    return false
+  }
+
+  async #disown(file: string, bytes: number) {
+    await fs.rm(file, { force: true })
+    this.#bytes -= bytes
   }
 
   /** Forgets a file. Whoever reads it now goes on. */
@@ -208,8 +240,11 @@ export class Cache {
     if (this.#isClosed) return
     this.#isClosed = true
     clearTimeout(this.#flushTimer)
-    const fills = this.#all.flatMap(({ fills: own }) => [...own])
-    for (const fill of fills) fill.abort(this.#closed())
+    const closed = this.#closed()
+    for (const opening of this.#opening.values()) opening.end(closed)
+    for (const reading of this.#readings) reading.destroy(closed)
+    const fills = [...this.#fills]
+    for (const fill of fills) fill.abort(closed)
     await Promise.all(fills.map(async ({ done }) => done))
     await this.#flush()
     await fs.rm(path.join(this.#options.directory, 'owner'), { force: true })
@@ -227,61 +262,74 @@ export class Cache {
     return new StowageError('CLOSED', `The cache ${this.#options.directory} was closed.`)
   }
 
-  /** The entry of a file, which is made if need be; its first blocks are on their way then. */
-  async #enter(origin: Origin, key: string, { range, signal, current }: Wanted): Promise<Entry> {
-    const name = nameOf(origin.store, key)
-    const known = this.#entries.get(name)
-    if (known && (!current || known.isVersion(current))) return known
-    const opening = this.#opening.get(name)
-    if (opening) {
-      // If it fails for others, it need not for us: they may have given up.
-      const entry = await opening.catch(() => undefined)
-      if (entry && (!current || entry.isVersion(current))) return entry
-      return this.#enter(origin, key, { range, signal, current })
-    }
-    const fresh = this.#fetch(origin, key, { range, signal, current })
-    this.#opening.set(name, fresh)
-    try {
-      return await fresh
-    } finally {
-      this.#opening.delete(name)
-    }
+  #known(store: string, key: string, current: FileInfo | undefined): Entry | undefined {
+    const entry = this.#entries.get(nameOf(store, key))
+    return entry && (!current || entry.isVersion(current)) ? entry : undefined
   }
 
-  /** Opens a file at its origin and begins to take it in. */
-  async #fetch(origin: Origin, key: string, { range, signal }: Wanted): Promise<Entry> {
+  /** The entry of a file that is not here as it is now; its first blocks are on their way then. */
+  async #enter(origin: Origin, key: string, wanted: OpenOptions): Promise<Entry> {
+    const { current, signal } = wanted
+    const other = this.#opening.get(nameOf(origin.store, key))
+    if (!other) return this.#begin(origin, key, wanted).wait(signal)
+    if (!current || (other.current && isSameVersion(other.current, current))) return other.wait(signal)
+    await other.wait(signal).catch(() => undefined)
+    throwIfAborted(signal)
+    this.#check()
+    return this.#known(origin.store, key, current) ?? this.#enter(origin, key, wanted)
+  }
+
+  /** Begins to open a file at its origin and to take it in. */
+  #begin(origin: Origin, key: string, { range, current }: OpenOptions): Opening {
     const { blockBytes } = this.#options
     const start = origin.range && range ? Math.floor(range.start / blockBytes) * blockBytes : 0
-    const end = range?.end === undefined ? undefined : Math.ceil(range.end / blockBytes) * blockBytes
-    const isPart = start > 0 || (end !== undefined && origin.range)
-    const part = isPart ? { range: { start, ...(end === undefined ? {} : { end }) } } : {}
-    const opened = await origin.read(key, { ...part, ...(signal ? { signal } : {}) })
-    const entry = this.#newEntry(origin.store, opened.info)
-    const { blocks } = entry
-    const last = Math.min(blocks.count, end === undefined ? blocks.count : blocks.at(end - 1) + 1)
-    await this.#put(entry)
-    if (blocks.at(start) < last) this.#fill(entry, blocks.at(start), last, async () => opened)
-    else opened.body.destroy()
-    return entry
+    const end = origin.range && range?.end !== undefined ? Math.ceil(range.end / blockBytes) * blockBytes : undefined
+    const isWhole = start === 0 && end === undefined
+    const source = this.#source(origin, key, isWhole ? undefined : { start, ...(end !== undefined && { end }) })
+    const take = async () => {
+      const { info } = await source.opened
+      const entry = this.#newEntry(origin.store, info)
+      await this.#put(entry)
+      const [first, last] = [start / blockBytes, Math.ceil(Math.min(end ?? info.size, info.size) / blockBytes)]
+      if (first < last) this.#fill(entry, first, last, source)
+      else source.end()
+      return entry
+    }
+    const name = nameOf(origin.store, key)
+    const opening = new Opening(source, take(), current, () => this.#opening.delete(name))
+    this.#opening.set(name, opening)
+    return opening
   }
 
-  #newEntry(store: string, info: FileInfo, blocks = new Blocks(info.size, this.#options.blockBytes)): Entry {
-    const id = randomUUID()
-    return new Entry({ id, store, info, blocks, file: this.#fileOf(id) })
+  #source(origin: Origin, key: string, range: ByteRange | undefined): Source {
+    return new Source(origin, key, range, this.#options.timeoutMs)
+  }
+
+  #newEntry(store: string, info: FileInfo, known: { id?: string; blocks?: Blocks } = {}): Entry {
+    const { id = randomUUID(), blocks = new Blocks(info.size, this.#options.blockBytes) } = known
+    return new Entry(
+      { id, store, info, blocks, file: this.#fileOf(id) },
+      { freed: (entry) => this.#freed(entry), damaged: (entry) => this.#damaged(entry) },
+    )
   }
 
   #fileOf(id: string): string {
     return path.join(this.#options.directory, 'blocks', id)
   }
 
+  /** Makes it the entry of its file. When there may be no more entries it is gone from the start: it serves who has asked. */
   async #put(entry: Entry) {
-    const name = nameOf(entry.store, entry.key)
-    const old = this.#entries.get(name)
-    if (old) await this.#remove(old)
-    while (this.#all.length >= this.#options.maxEntries && (await this.#evict()));
-    entry.usedMs = this.#options.now()
+    while (this.#all.length >= this.#options.maxEntries)
+      if ((await this.#evict()) === undefined) {
+        entry.isGone = true
+        return
+      }
+    const old = this.#entries.get(nameOf(entry.store, entry.key))
+    const removed = old && this.#remove(old)
+    entry.usedMs = this.#clock
     this.#insert(entry)
     this.#changed(entry)
+    await removed
   }
 
   #insert(entry: Entry) {
@@ -289,168 +337,121 @@ export class Cache {
     entry.index = this.#all.push(entry) - 1
   }
 
-  #fill(entry: Entry, from: number, end: number, open: (signal: AbortSignal) => Promise<OpenFile>): Fill {
-    this.#counts.fills++
-    return new Fill(entry, from, end, open, { keep: async (...kept) => this.#keep(...kept) })
+  get #clock(): number {
+    return this.#clockStart + this.#options.now()
   }
 
-  #began(entry: Entry) {
+  #began(reading: Reading) {
+    const { entry } = reading
+    this.#readings.add(reading)
     entry.readers++
-    this.#counts.readers++
-    entry.usedMs = this.#options.now()
+    entry.usedMs = this.#clock
     if (entry.usedMs - entry.notedMs > notedEveryMs) this.#changed(entry)
   }
 
-  #ended(entry: Entry) {
-    entry.readers--
-    this.#counts.readers--
-    // Nobody wants the rest any more; but a little more may be wanted in a moment.
-    if (entry.readers === 0) for (const fill of entry.fills) fill.shorten(fill.next + this.#ahead)
-  }
-
-  async *#read(origin: Origin, entry: Entry, { start, end }: Part, signal?: AbortSignal): AsyncGenerator<Buffer> {
-    const { blocks } = entry
-    const isSequential = start > 0 && start === entry.lastEnd
-    const last = end > start ? blocks.at(end - 1) : -1
-    const until = isSequential ? Math.min(blocks.count - 1, last + this.#ahead) : last
-    let isHit = true
-    for (let at = start; at < end; ) {
-      const block = blocks.at(at)
-      isHit &&= blocks.has(block)
-      const bytes = await this.#block(origin, entry, block, { until, signal })
-      if (!bytes) {
-        this.#counts.passed++
-        yield* this.#past(origin, entry, { start: at, end }, signal)
-        break
-      }
-      const offset = at - blocks.startOf(block)
-      const wanted = bytes.subarray(offset, Math.min(bytes.byteLength, end - blocks.startOf(block)))
-      at += wanted.byteLength
-      entry.lastEnd = at
-      yield wanted
-    }
+  #ended(reading: Reading) {
+    const { entry, isHit } = reading
+    this.#readings.delete(reading)
     this.#counts[isHit ? 'hits' : 'misses']++
+    // Nobody wants the rest any more; but a little more may be wanted in a moment.
+    if (--entry.readers === 0) for (const fill of entry.fills) fill.shorten(fill.next + this.#ahead)
   }
 
   get #ahead(): number {
     return Math.ceil(aheadBytes / this.#options.blockBytes)
   }
 
-  /** A block, from wherever it can be had soonest; undefined when there is no room for it. */
-  async #block(
-    origin: Origin,
-    entry: Entry,
-    block: number,
-    { until, signal }: { until: number; signal: AbortSignal | undefined },
-  ): Promise<Buffer | undefined> {
-    for (;;) {
-      this.#check()
-      const hot = this.#hot.get(entry.id, block)
-      if (hot) return hot
-      if (entry.blocks.has(block)) {
-        const bytes = await entry.read(block)
-        if (bytes) return bytes
-        this.#damaged(entry, block)
-      }
-      try {
-        const fill = this.#bringing(origin, entry, block) ?? this.#fetchBlocks(origin, entry, block, until)
-        await fill.arrival(block, signal)
-      } catch (error) {
-        if (error instanceof NoRoom) return undefined
-        throw error
-      }
-    }
-  }
-
-  /** A fill that is about to bring the block, or the only one that can. */
-  #bringing(origin: Origin, { fills, blocks }: Entry, block: number): Filling | undefined {
-    const near = (fill: Filling) => !origin.range || (block - fill.next) * blocks.blockBytes <= patienceBytes
-    return [...fills].find((fill) => fill.brings(block) && near(fill))
-  }
-
-  /** Fetches from a block on, up to what is here or on its way. */
-  #fetchBlocks(origin: Origin, entry: Entry, block: number, until: number): Fill {
-    const { blocks } = entry
+  /** A fill that is about to bring the block, or the only one that can; or a new one, up to what is here or on its way. */
+  #fillFor(origin: Origin, entry: Entry, block: number, until: number): Fill {
+    this.#check()
+    const { blocks, fills } = entry
+    const isNear = (fill: Fill) => !origin.range || (block - fill.next) * blocks.blockBytes <= patienceBytes
+    const known = [...fills].find((fill) => fill.brings(block) && isNear(fill))
+    if (known) return known
     const from = origin.range ? block : 0
-    const others = [...entry.fills].filter(({ next }) => next > from).map(({ next }) => next)
-    const end = Math.max(block + 1, Math.min(until + 1, blocks.nextHere(block + 1), ...others))
+    const later = [...fills].filter(({ next }) => next > block).map(({ next }) => next)
+    const end = Math.max(block + 1, Math.min(until + 1, blocks.nextHere(block + 1), ...later))
+    for (const fill of fills) fill.shorten(from)
     const range = { start: blocks.startOf(from), end: Math.min(blocks.size, blocks.startOf(end)) }
-    return this.#fill(entry, from, end, async (signal) =>
-      origin.read(entry.key, { ...(origin.range ? { range } : {}), signal }),
-    )
+    return this.#fill(entry, from, end, this.#source(origin, entry.key, origin.range ? range : undefined))
   }
 
-  #damaged(entry: Entry, block: number) {
+  #fill(entry: Entry, from: number, end: number, source: Source): Fill {
+    this.#counts.fills++
+    const fill = new Fill(entry, from, end, source, async (...kept) => this.#keep(...kept))
+    this.#fills.add(fill)
+    void fill.done.then(() => this.#fills.delete(fill))
+    return fill
+  }
+
+  #past(origin: Origin, { key }: Entry, range: ByteRange): Source {
+    this.#counts.passed++
+    return this.#source(origin, key, origin.range ? range : undefined)
+  }
+
+  #damaged(entry: Entry) {
     this.#counts.damaged++
-    if (!entry.isGone) this.#bytes -= entry.blocks.bytesOf(block)
     this.#options.log.warn(`A block of ${entry.key} in the cache was not as it had been written; it is fetched again.`)
     this.#changed(entry)
   }
 
-  /** What there is no room for comes straight from the origin, if it is still the same file. */
-  async *#past(origin: Origin, entry: Entry, range: Part, signal?: AbortSignal): AsyncGenerator<Buffer> {
-    const { info, body } = await origin.read(entry.key, {
-      ...(origin.range ? { range } : {}),
-      ...(signal ? { signal } : {}),
-    })
-    try {
-      if (!entry.isVersion(info))
-        throw new StowageError('CONFLICT', `${entry.key} changed while it was read.`, { retryable: true })
-      let skip = origin.range ? 0 : range.start
-      let left = range.end - range.start
-      for await (const chunk of body as AsyncIterable<Buffer>) {
-        const wanted = chunk.subarray(Math.min(skip, chunk.byteLength), Math.min(chunk.byteLength, skip + left))
-        skip = Math.max(0, skip - chunk.byteLength)
-        left -= wanted.byteLength
-        if (wanted.byteLength > 0) yield wanted
-        if (left === 0) return
-      }
-      throw new StowageError('UNREACHABLE', `${entry.key} ended before its end.`)
-    } finally {
-      body.destroy()
-    }
-  }
-
   async #keep(entry: Entry, block: number, bytes: Buffer) {
-    if (entry.blocks.has(block)) return
-    if (!entry.isGone) {
-      await this.#makeRoom(bytes.byteLength)
-      try {
-        await entry.write(block, bytes)
-      } catch (error) {
-        this.#bytes -= bytes.byteLength
-        this.#options.log.warn(`The cache cannot be written: ${(error as Error).message}`)
-        throw new NoRoom()
-      }
-      if (entry.isGone) this.#bytes -= bytes.byteLength
+    const { blocks } = entry
+    this.#host.hot.put(entry.id, block, bytes)
+    if (blocks.has(block)) return
+    while (!blocks.takesRoom(block))
+      if (this.#bytes + bytes.byteLength <= this.#options.maxBytes) {
+        this.#bytes += bytes.byteLength
+        blocks.claim(block)
+      } else if ((await this.#evict()) === undefined) throw new NoRoom()
+    try {
+      await this.#write(entry, block, bytes)
+    } catch (error) {
+      this.#failed(error as Error)
+      // What was written of the block takes room until the file is gone.
+      if (blocks.nextHere(0) === blocks.count || error instanceof NotOurs) await this.#remove(entry)
+      throw new NoRoom()
     }
-    this.#hot.put(entry.id, block, bytes)
+    this.#failed(undefined)
     this.#changed(entry)
   }
 
-  /** Takes possession of so many bytes, from others if need be. Rejects with {@link NoRoom}. */
-  async #makeRoom(bytes: number) {
-    this.#bytes += bytes
-    while (this.#bytes > this.#options.maxBytes)
-      if (!(await this.#evict())) {
-        this.#bytes -= bytes
-        throw new NoRoom()
+  /** On a full disk others have to go, as far as that may help. */
+  async #write(entry: Entry, block: number, bytes: Buffer) {
+    for (let evicted = 0; ; )
+      try {
+        return await entry.write(block, bytes)
+      } catch (error) {
+        const isFull = ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')
+        const more = isFull && evicted <= bytes.byteLength ? await this.#evict() : undefined
+        if (more === undefined) throw error
+        evicted += more
       }
   }
 
-  /** Removes an entry that nobody reads. False when there is none. */
-  async #evict(): Promise<boolean> {
+  /** Tells when the directory cannot be written, and when it can again. */
+  #failed(error: Error | undefined) {
+    const { directory, log } = this.#options
+    if (error && !this.#isFailing) log.warn(`The cache ${directory} cannot be written: ${error.message}`)
+    if (!error && this.#isFailing) log.info(`The cache ${directory} can be written again.`)
+    this.#isFailing = error !== undefined
+  }
+
+  /** Removes an entry that nobody holds. Gives its bytes; undefined when there is none. */
+  async #evict(): Promise<number | undefined> {
     let oldest: Entry | undefined
     for (let i = 0; i < sample; i++) {
       const entry = this.#all[Math.floor(Math.random() * this.#all.length)]
       if (entry && !entry.isHeld && !(oldest && oldest.usedMs <= entry.usedMs)) oldest = entry
     }
     oldest ??= this.#all.find((entry) => !entry.isHeld)
-    if (!oldest) return false
+    if (!oldest) return undefined
+    const { store, key, blocks } = oldest
+    const { bytes } = blocks
     this.#counts.evictions++
     await this.#remove(oldest)
-    for (const listener of this.#evictionListeners) listener(oldest.store, oldest.key, oldest.blocks.bytes)
-    return true
+    for (const listener of this.#evictionListeners) listener(store, key, bytes)
+    return bytes
   }
 
   async #remove(entry: Entry) {
@@ -463,32 +464,46 @@ export class Cache {
       this.#all[entry.index] = last
       last.index = entry.index
     }
-    this.#bytes -= entry.blocks.bytes
     this.#dirty.delete(entry)
     this.#catalogue.remove(entry.id)
     this.#schedule()
     await fs.rm(entry.file, { force: true }).catch((error: unknown) => {
       this.#options.log.warn(`A file of the cache cannot be removed: ${(error as Error).message}`)
     })
+    if (!entry.isHeld) this.#freed(entry)
+  }
+
+  #freed({ blocks }: Entry) {
+    this.#bytes -= blocks.bytes
+    blocks.clear()
   }
 
   /** Reads the catalogue, drops what is not as it says, and removes what it does not know. */
   async #load() {
-    const { directory, now } = this.#options
+    const { directory } = this.#options
     const strangers = new Set(await fs.readdir(path.join(directory, 'blocks')))
     for (const { id, store, info, blockBytes, blocks: text, usedMs } of await this.#catalogue.read()) {
       const blocks = Blocks.decode(text, info.size, blockBytes)
-      if (!blocks || (blocks.bytes > 0 && !strangers.has(id))) continue
+      if (!blocks || this.#entries.has(nameOf(store, info.key))) continue
+      if (blocks.bytes > 0 && (!strangers.has(id) || (await this.#hasMore(id, blocks)))) continue
       strangers.delete(id)
-      const entry = new Entry({ id, store, info, blocks, file: this.#fileOf(id) })
-      entry.usedMs = Math.min(usedMs, now())
-      if (this.#entries.has(nameOf(store, info.key))) strangers.add(id)
-      else this.#insert(entry)
+      const entry = this.#newEntry(store, info, { id, blocks })
+      entry.usedMs = usedMs
+      this.#clockStart = Math.max(this.#clockStart, usedMs)
+      this.#insert(entry)
     }
     this.#bytes = this.#all.reduce((sum, { blocks }) => sum + blocks.bytes, 0)
     for (const stranger of strangers) await fs.rm(this.#fileOf(stranger), { recursive: true, force: true })
-    await this.#makeRoom(0)
+    while (this.#bytes > this.#options.maxBytes && (await this.#evict()) !== undefined);
+    while (this.#all.length > this.#options.maxEntries && (await this.#evict()) !== undefined);
     await this.#catalogue.rewrite(this.#all.map(lineOf))
+  }
+
+  /** Has a file more blocks than the catalogue knew when a process was killed? How much room it takes is not known then. */
+  async #hasMore(id: string, blocks: Blocks): Promise<boolean> {
+    if (blocks.isWhole) return false
+    const { blocks: sectors } = await fs.stat(this.#fileOf(id))
+    return sectors * 512 > blocks.bytesOnDisk
   }
 
   #changed(entry: Entry) {
@@ -510,23 +525,14 @@ export class Cache {
     try {
       for (const entry of this.#dirty) this.#catalogue.add(lineOf(entry))
       this.#dirty.clear()
-      await this.#catalogue.flush()
-      if (this.#catalogue.isLong) await this.#catalogue.rewrite(this.#all.map(lineOf))
+      if (!this.#isNoteLost) await this.#catalogue.flush()
+      if (this.#isNoteLost || this.#catalogue.isLong) await this.#catalogue.rewrite(this.#all.map(lineOf))
+      this.#isNoteLost = false
     } catch (error) {
+      this.#isNoteLost = true
       this.#options.log.warn(`The catalogue of the cache cannot be written: ${(error as Error).message}`)
     }
   }
-}
-
-interface Part {
-  start: number
-  end: number
-}
-
-interface Wanted {
-  range: ByteRange | undefined
-  signal: AbortSignal | undefined
-  current: FileInfo | undefined
 }
 
 function nameOf(store: string, key: string): string {
@@ -550,19 +556,20 @@ async function takePossession(directory: string) {
   await fs.writeFile(file, owner)
 }
 
-/** Learns the checksums of a file that is here. */
-async function readBlocks({ file, info, blocks }: Entry) {
+async function checksumsOf(file: string, info: FileInfo, blockBytes: number): Promise<Uint32Array> {
+  const checksums = new Uint32Array(Math.ceil(info.size / blockBytes))
   const handle = await fs.open(file, 'r')
   try {
-    for (let block = 0; block < blocks.count; block++) {
-      const bytes = Buffer.allocUnsafe(blocks.bytesOf(block))
-      const { bytesRead } = await handle.read(bytes, 0, bytes.byteLength, blocks.startOf(block))
+    for (let start = 0; start < info.size; start += blockBytes) {
+      const bytes = Buffer.allocUnsafe(Math.min(blockBytes, info.size - start))
+      const { bytesRead } = await handle.read(bytes, 0, bytes.byteLength, start)
       if (bytesRead !== bytes.byteLength) throw notAsTold(info.key)
-      blocks.add(block, bytes)
+      checksums[start / blockBytes] = crc32(bytes)
     }
   } finally {
     await handle.close()
   }
+  return checksums
 }
 
 function notAsTold(key: string): StowageError {

@@ -57,6 +57,7 @@ export class Catalogue {
     this.#pending = []
     return this.#next(async () => {
       let size = 0
+      await fs.mkdir(path.dirname(this.#file), { recursive: true, mode: 0o700 })
       const handle = await fs.open(`${this.#file}.new`, 'w')
       try {
         for (const line of lines) size += (await handle.write(encode(line))).bytesWritten

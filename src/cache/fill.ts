@@ -1,134 +1,123 @@
-/** One stream from the origin into an entry, followed by all who wait for its blocks. */
-import { onAbort } from '../core/abort.ts'
-import { StowageError } from '../core/errors.ts'
-import type { OpenFile } from '../store/driver.ts'
-import type { Entry, Filling } from './entry.ts'
+/** One stream from the origin into an entry, followed by all who wait for its bytes. */
+import type { Entry } from './entry.ts'
+import { changed, endedEarly, type Source } from './origin.ts'
 
 /** There is no room for a block: whoever wants it has to get it past the cache. */
 export class NoRoom extends Error {}
 
-/** What a fill needs of the cache. */
-export interface FillHost {
-  /** Keeps a block that has arrived: makes room, writes it, and has it at hand for those who wait. Rejects with {@link NoRoom}. */
-  keep: (entry: Entry, block: number, bytes: Buffer) => Promise<void>
-}
+/** Keeps a block that has arrived. Rejects with {@link NoRoom}. */
+export type Keep = (entry: Entry, block: number, bytes: Buffer) => Promise<void>
 
-/** Fetches the blocks from `next` up to `end` in order. It ends early when nobody follows it any more. */
-export class Fill implements Filling {
-  readonly entry: Entry
-  readonly #host: FillHost
-  /** The first block that has not arrived. */
+const nothing = Buffer.alloc(0)
+
+/** Fetches the blocks from `next` up to `end` in order. */
+export class Fill {
+  /** The first block that is not in the cache yet. */
   next: number
   /** The first block that is not fetched. */
   end: number
-  #followers = 0
-  readonly #stop = new AbortController()
-  #progress = Promise.withResolvers<void>()
-  #failure: { error: unknown } | undefined
+  /** While the block `next` has arrived and is being put into the cache. Rejects when it cannot be. */
+  keeping: Promise<void> | undefined
+  /** Why it has ended early. */
+  failure: { error: unknown } | undefined
+  /** Resolves when it is over, whether or not it went well. */
   readonly done: Promise<void>
+  readonly #entry: Entry
+  readonly #source: Source
+  readonly #keep: Keep
+  #followers = new Set<() => void>()
+  /** What there is of the block that is arriving. */
+  #block: Buffer = nothing
+  #filled = 0
 
-  constructor(
-    entry: Entry,
-    from: number,
-    end: number,
-    open: (signal: AbortSignal) => Promise<OpenFile>,
-    host: FillHost,
-  ) {
-    this.entry = entry
+  constructor(entry: Entry, from: number, end: number, source: Source, keep: Keep) {
+    this.#entry = entry
     this.next = from
     this.end = end
-    this.#host = host
-    this.#progress.promise.catch(() => undefined) // heard by whoever waits
+    this.#source = source
+    this.#keep = keep
     entry.fills.add(this)
-    this.done = this.#run(open)
+    entry.hold()
+    this.done = this.#run()
   }
 
+  /** Will it bring this block? */
   brings(block: number): boolean {
     return block >= this.next && block < this.end
   }
 
-  async arrival(block: number, signal: AbortSignal | undefined): Promise<void> {
-    this.#followers++
-    try {
-      while (this.brings(block)) await orAborted(this.#progress.promise, signal)
-      if (this.#failure && block >= this.next) throw this.#failure.error
-    } finally {
-      this.#followers--
-    }
+  /** What has arrived from this position on of the block that is arriving, if it is in there. */
+  piece(position: number): Buffer | undefined {
+    const offset = position - this.#entry.blocks.startOf(this.next)
+    return offset >= 0 && offset < this.#filled ? this.#block.subarray(offset, this.#filled) : undefined
   }
 
+  /** Calls back once, when something has arrived or the fill is over. Returns how to stop. */
+  follow(follower: () => void): () => void {
+    const followers = this.#followers
+    followers.add(follower)
+    return () => followers.delete(follower)
+  }
+
+  /** Fetches no further than this block, but for the one that is arriving. */
   shorten(block: number): void {
-    if (this.#followers === 0) this.end = Math.min(this.end, Math.max(this.next + 1, block))
+    this.end = Math.min(this.end, Math.max(this.next + 1, block))
   }
 
+  /** Ends it; who follows it hears of the error. */
   abort(error: unknown): void {
-    this.#failure ??= { error }
-    this.#stop.abort(error)
+    this.#source.end(error)
   }
 
-  async #run(open: (signal: AbortSignal) => Promise<OpenFile>) {
+  async #run() {
     try {
-      const { info, body } = await open(this.#stop.signal)
-      try {
-        if (!this.entry.isVersion(info)) throw changed(this.entry.key)
-        await this.#take(body as AsyncIterable<Buffer>)
-      } finally {
-        body.destroy()
-      }
-      if (this.next < this.end) throw shorter(this.entry.key)
+      const { info, body } = await this.#source.opened
+      if (!this.#entry.isVersion(info)) throw changed(this.#entry.key)
+      await this.#take(body as AsyncIterable<Buffer>)
+      if (this.next < this.end) throw endedEarly(this.#entry.key)
     } catch (error) {
-      this.#failure ??= { error }
+      this.failure = { error }
     }
+    this.#source.end()
     // Whatever it has not brought, somebody else must.
     this.end = this.next
-    this.entry.fills.delete(this)
-    if (this.#failure) this.#progress.reject(this.#failure.error)
-    else this.#progress.resolve()
+    this.#filled = 0
+    this.#entry.fills.delete(this)
+    this.#tell()
+    this.#entry.release()
   }
 
-  /** Cuts the stream into blocks. */
+  /** Cuts the stream into blocks. Those who follow get the bytes before they are on disk. */
   async #take(body: AsyncIterable<Buffer>) {
-    const { blocks } = this.entry
-    let block = Buffer.allocUnsafe(this.next < this.end ? blocks.bytesOf(this.next) : 0)
-    let filled = 0
     for await (const chunk of body)
       for (let at = 0; at < chunk.byteLength; ) {
-        const taken = chunk.copy(block, filled, at)
-        at += taken
-        filled += taken
-        if (filled < block.byteLength) continue
-        await this.#host.keep(this.entry, this.next, block)
+        at += this.#add(chunk, at)
+        this.#tell()
+        if (this.#filled < this.#block.byteLength) continue
+        this.keeping = this.#keep(this.#entry, this.next, this.#block)
+        await this.keeping
+        this.keeping = undefined
         this.next++
-        this.#advance()
+        this.#filled = 0
+        this.#source.expect()
         if (this.next >= this.end) return
-        block = Buffer.allocUnsafe(blocks.bytesOf(this.next))
-        filled = 0
       }
   }
 
-  #advance() {
-    const { resolve } = this.#progress
-    this.#progress = Promise.withResolvers()
-    this.#progress.promise.catch(() => undefined)
-    resolve()
+  #add(chunk: Buffer, at: number): number {
+    const bytes = this.#entry.blocks.bytesOf(this.next)
+    // A block that comes in one piece is taken as it is.
+    const isWhole = this.#filled === 0 && chunk.byteLength - at >= bytes
+    if (isWhole) this.#block = chunk.subarray(at, at + bytes)
+    else if (this.#filled === 0) this.#block = Buffer.allocUnsafe(bytes)
+    const added = isWhole ? bytes : chunk.copy(this.#block, this.#filled, at)
+    this.#filled += added
+    return added
   }
-}
 
-/** Waits, but not for longer than the signal allows; the fill goes on for the others. */
-async function orAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  if (!signal) return promise
-  return new Promise((resolve, reject) => {
-    const stopListening = onAbort(signal, () =>
-      reject(new StowageError('ABORTED', 'The call was cancelled.', { cause: signal.reason })),
-    )
-    promise.then(resolve, reject).finally(stopListening)
-  })
-}
-
-function changed(key: string): StowageError {
-  return new StowageError('CONFLICT', `${key} changed while it was read.`, { retryable: true })
-}
-
-function shorter(key: string): StowageError {
-  return new StowageError('UNREACHABLE', `${key} ended before its end.`)
+  #tell() {
+    const followers = this.#followers
+    this.#followers = new Set()
+    for (const follower of followers) follower()
+  }
 }

@@ -1,4 +1,4 @@
-/** Blocks in memory: those that have just arrived, which all who follow a fill want at the same time. */
+/** Blocks in memory: those that have just arrived or were just read, which others often want at the same time. */
 export class HotBlocks {
   readonly #maxBytes: number
   readonly #blocks = new Map<string, Buffer>()
@@ -14,12 +14,13 @@ export class HotBlocks {
 
   /** The oldest go when there are too many. */
   put(id: string, block: number, bytes: Buffer): void {
-    this.#blocks.set(`${id}/${block}`, bytes)
-    this.#bytes += bytes.byteLength
-    for (const [name, oldest] of this.#blocks) {
+    const name = `${id}/${block}`
+    this.#bytes += bytes.byteLength - (this.#blocks.get(name)?.byteLength ?? 0)
+    this.#blocks.set(name, bytes)
+    for (const [oldest, { byteLength }] of this.#blocks) {
       if (this.#bytes <= this.#maxBytes) return
-      this.#blocks.delete(name)
-      this.#bytes -= oldest.byteLength
+      this.#blocks.delete(oldest)
+      this.#bytes -= byteLength
     }
   }
 }
