@@ -42,8 +42,7 @@ export class Files {
     const row = await registry.find(key)
     const state = local.stateOf(key)
     if (isLevel(row, state)) return present(row)
-    if (row && row.deletedMs === undefined && state === undefined && !local.isThere)
-      return present({ ...row, local: undefined })
+    if (row && row.deletedMs === undefined && state === undefined && !local.isThere) return this.#elsewhere(row)
     return lock.run(key, async () => this.#level(key))
   }
 
@@ -127,8 +126,10 @@ export class Files {
     throwIfAborted(options.signal)
     const { registry, queue, clock, lock, settings, events } = this.#context
     await lock.run(key, async () => {
-      const row = await this.#level(key)
-      if (!row) return
+      await this.#level(key)
+      // As it is recorded: the directory may be away, with the file in it.
+      const row = await registry.find(key)
+      if (!row || row.deletedMs !== undefined) return
       const replicas = await registry.replicas(key)
       const { deleteAfterMs: delayMs } = settings
       await registry.transaction(async (tx) => {
@@ -198,6 +199,7 @@ export class Files {
   /** Ends a move that was begun before a crash: as done when the file has its new name, as not begun otherwise. */
   async finishMoves(): Promise<void> {
     const { registry, local } = this.#context
+    if (!local.isThere) return
     for (const { name, value } of await registry.settings(movePrefix)) {
       const { from, to, state } = value as MoveNote
       if (local.stateOf(to) === state && local.stateOf(from) !== state) await this.#renamed(from, to)
@@ -259,6 +261,7 @@ export class Files {
 
   /** Throws when a file may not be written under a key. Needs the lock. */
   async #allow(key: string, { ifAbsent, ifMatch }: Pick<WriteOptions, 'ifAbsent' | 'ifMatch'>) {
+    await this.settleDirectory()
     const row = await this.#level(key)
     const where = `in ${this.#context.name}`
     if (ifAbsent && row) throw new StowageError('EXISTS', `The file ${key} is already ${where}.`)
@@ -314,7 +317,8 @@ export class Files {
   async #level(key: string): Promise<FileRow | undefined> {
     const { registry, local, log } = this.#context
     const row = await registry.find(key)
-    const seen = local.look(key)
+    const found = local.look(key)
+    const seen = found && (row?.local === found.state || local.isInside(key)) ? found : undefined
     if (isLevel(row, seen?.state)) return present(row)
     if (!seen) return this.#vanished(row as FileRow)
     if (row && row.deletedMs === undefined && row.former === seen.state) return this.#backAgain(row)
@@ -326,10 +330,39 @@ export class Files {
     return fresh
   }
 
+  /** A file as it can be had while the directory is not there. Throws UNREACHABLE when it is nowhere else. */
+  #elsewhere(row: FileRow): FileRow | undefined {
+    if (row.local !== undefined && !row.cloud) throw this.#away()
+    return present({ ...row, local: undefined })
+  }
+
+  #away(): StowageError {
+    const { local, name } = this.#context
+    return new StowageError(
+      'UNREACHABLE',
+      `${local.location} is not the directory of ${name}, which has files that are nowhere else.`,
+      {
+        hint: 'Mount its disk. If its files are gone for good, run `stowage filestore verify --repair`.',
+      },
+    )
+  }
+
+  /**
+   * Is the directory the one it was? Makes it so where that loses sight of nothing: every file is in the cloud too, or
+   * `isGivenUp`. Rejects with UNREACHABLE otherwise: what is written now would be in the wrong place.
+   */
+  async settleDirectory({ isGivenUp = false } = {}): Promise<void> {
+    const { registry, local } = this.#context
+    if (local.isThere) return
+    const { local: here, both } = await registry.counts()
+    if (here.files > both.files && !isGivenUp) throw this.#away()
+    await local.makeOurs()
+  }
+
   /** Somebody has removed the local file. */
   async #vanished(row: FileRow): Promise<FileRow | undefined> {
     const { registry, local, log, name } = this.#context
-    if (!local.isThere) return present({ ...row, local: undefined })
+    if (!local.isThere) return this.#elsewhere(row)
     await registry.transaction(async (tx) => registry.setLocal(row.key, row.version, undefined, tx))
     if (!row.cloud)
       log.error(`${row.key} has vanished from the directory of ${name}, and there was no other copy of it.`)

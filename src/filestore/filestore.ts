@@ -3,6 +3,7 @@
  * and brings them back through a cache when they are wanted. All it knows is in a registry beside its jobs, so that a crash
  * at any moment loses nothing.
  */
+import { randomUUID } from 'node:crypto'
 import type { Cache, CacheStatistics } from '../cache/cache.ts'
 import { systemClock, type Clock } from '../core/clock.ts'
 import { KeyLock } from '../core/key-lock.ts'
@@ -106,6 +107,7 @@ export class Filestore {
     const registry = new Registry(options.database, options.name)
     const paused = (await registry.setting('paused')) as string[] | undefined
     const filestore = new Filestore(options, registry, paused ?? [])
+    await filestore.#recognise()
     await filestore.#files.finishMoves()
     return filestore
   }
@@ -306,6 +308,16 @@ export class Filestore {
 
   async [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  /** Looks whether the directory is the one that is in the registry; a new registry takes any. */
+  async #recognise() {
+    const { registry, local, log } = this.#context
+    const known = (await registry.setting('directory')) as string | undefined
+    const mark = known ?? local.mark ?? randomUUID()
+    local.expect(mark)
+    if (known === undefined) await registry.transaction(async (tx) => registry.set('directory', mark, tx))
+    await this.#files.settleDirectory().catch((error: unknown) => log.error((error as Error).message))
   }
 
   async #start() {

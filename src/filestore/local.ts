@@ -1,5 +1,6 @@
 /** The local directory of a filestore: files under their keys, and those that were deleted and may be restored. */
-import { lstatSync, statSync } from 'node:fs'
+import { lstatSync, mkdirSync, readFileSync } from 'node:fs'
+import * as path from 'node:path'
 import { isNotFound, StowageError } from '../core/errors.ts'
 import { isOwnerAlive, owner } from '../core/owner.ts'
 import { fileDriver, fileVersion } from '../drivers/file.ts'
@@ -17,8 +18,11 @@ import type {
 /** Where deleted files wait; below the directory itself, so that moving there is a rename. */
 const trashDirectory = '.stowage-trash'
 
-/** Keys that are ours: where the file driver writes, and where deleted files wait. */
-export const ownNames = /^\.stowage-(?:trash|tmp)(?:\/|$)/
+/** Tells this directory from another in its place, such as the one a disk is mounted on. */
+const markFile = '.stowage-directory'
+
+/** Keys that are ours: where the file driver writes, where deleted files wait, and the mark of the directory. */
+export const ownNames = /^\.stowage-(?:trash|tmp|directory)(?:\/|$)/
 
 /** Tells apart what this process moves aside. */
 let moves = 0
@@ -27,6 +31,7 @@ let moves = 0
 export class LocalDirectory {
   readonly #driver: Driver
   readonly #directory: string
+  #mark: string | undefined
 
   constructor(directory: string) {
     this.#driver = fileDriver({ directory })
@@ -37,9 +42,33 @@ export class LocalDirectory {
     return this.#driver.supports.maxPartBytes
   }
 
-  /** Is it there at all? One that is not, because its disk is not mounted, has not lost its files. */
+  get location(): string {
+    return this.#driver.location
+  }
+
+  /** The mark in the directory; undefined when there is none, or no directory. */
+  get mark(): string | undefined {
+    try {
+      return readFileSync(path.join(this.#directory, markFile), 'utf8').trim()
+    } catch {
+      return undefined
+    }
+  }
+
+  /** Is it there, and the one it was? One that is not, because its disk is not mounted, has not lost its files. */
   get isThere(): boolean {
-    return statSync(this.#directory, { throwIfNoEntry: false })?.isDirectory() ?? false
+    return this.#mark !== undefined && this.mark === this.#mark
+  }
+
+  /** From now on the directory is the one with this mark. */
+  expect(mark: string): void {
+    this.#mark = mark
+  }
+
+  /** Makes the directory, if need be, and puts the expected mark into it. */
+  async makeOurs(): Promise<void> {
+    mkdirSync(this.#directory, { recursive: true })
+    await this.writeBytes(markFile, Buffer.from(`${this.#mark}\n`), {})
   }
 
   /** The path of a file on disk. */
@@ -52,7 +81,16 @@ export class LocalDirectory {
     return this.look(key)?.state
   }
 
-  /** The same, with what can be seen of it. */
+  /** Do all directories of a key lie in this one? A link among them could lead anywhere. */
+  isInside(key: string): boolean {
+    for (let slash = key.indexOf('/'); slash > 0; slash = key.indexOf('/', slash + 1)) {
+      const stats = lstatSync(this.pathOf(key.slice(0, slash)), { throwIfNoEntry: false })
+      if (!stats?.isDirectory()) return false
+    }
+    return true
+  }
+
+  /** The state of a file, with what else can be seen of it. */
   look(key: string): { state: string; size: number; modifiedMs: number } | undefined {
     try {
       const stats = lstatSync(this.pathOf(key), { bigint: true, throwIfNoEntry: false })

@@ -13,7 +13,7 @@ interface NoticingOptions {
 }
 
 /** Files and directories that are none of a filestore's files. */
-const ignored = ['/.stowage-tmp', '/.stowage-trash']
+const ignored = ['/.stowage-tmp', '/.stowage-trash', '/.stowage-directory']
 
 /** Keeps registry and directory level, from {@link start} on. */
 export class Noticing {

@@ -131,6 +131,52 @@ describe('verify', () => {
   })
 })
 
+describe('a directory that is not the one it was', () => {
+  test('takes no writes while it has files that are nowhere else, and none of them is called lost', async (t) => {
+    const { filestore, store, file, faults, areRight, contents } = await scene(t, { coolDownMs: 3_600_000 })
+    fs.renameSync(file('files'), file('away'))
+    fs.mkdirSync(file('files'))
+    await assert.rejects(store.get('a'), { code: 'UNREACHABLE', message: /Mount its disk/ })
+    await assert.rejects(store.put('new', 'x'), { code: 'UNREACHABLE' })
+    assert.deepEqual(await filestore.scan(), { files: 0, changed: 0 })
+    assert.deepEqual(await faults(), ['a local unchecked', 'd/b local unchecked', 'd/c local unchecked'])
+    assert.equal((await filestore.status()).local.files, contents.size)
+    fs.rmdirSync(file('files'))
+    fs.renameSync(file('away'), file('files'))
+    await areRight()
+    await store.put('new', 'x')
+  })
+
+  test('is made anew when everything is in the cloud, or when its files are given up', async (t) => {
+    const { filestore, store, file, faults, areRight } = await scene(t, { keepLocal: true })
+    fs.rmSync(file('files'), { recursive: true })
+    await areRight()
+    await store.put('new', 'x')
+    assert.equal((await store.get('new')).toString(), 'x')
+    await filestore.pause()
+    await store.put('only here', 'x')
+    fs.rmSync(file('files'), { recursive: true })
+    await assert.rejects(store.put('newer', 'x'), { code: 'UNREACHABLE' })
+    assert.ok((await faults({ repair: true })).includes('only here local lost'))
+    await store.put('newer', 'x')
+    await assert.rejects(store.get('only here'), { code: 'NOT_FOUND' })
+    assert.equal((await filestore.status()).lost.files, 1)
+    await areRight()
+  })
+
+  test('is not left through links in it', async (t) => {
+    const { base, store, file, filestore } = await scene(t)
+    fs.mkdirSync(path.join(base, 'secrets'))
+    fs.writeFileSync(path.join(base, 'secrets/key'), 'secret')
+    fs.symlinkSync(path.join(base, 'secrets'), file('files/link'))
+    fs.symlinkSync(path.join(base, 'secrets/key'), file('files/direct'))
+    for (const key of ['link/key', 'direct']) await assert.rejects(store.stat(key), { code: 'NOT_FOUND' })
+    await filestore.scan()
+    await filestore.idle()
+    assert.equal((await filestore.status()).media.files, 3)
+  })
+})
+
 describe('gc', () => {
   test('finds nothing where nothing is left over', async (t) => {
     const { filestore, areRight } = await scene(t)

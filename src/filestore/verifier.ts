@@ -52,6 +52,7 @@ export class Verifier {
 
   /** The faults there are, in the order of the keys. Files that are all right are not told of. */
   async *verify(options: VerifyOptions): AsyncGenerator<Fault> {
+    if (options.repair) await this.#parts.files.settleDirectory({ isGivenUp: true })
     let batch: FileRow[] = []
     let files = 0
     const check = async () => {
@@ -72,7 +73,12 @@ export class Verifier {
   async #check({ key }: FileRow, options: VerifyOptions): Promise<Fault[]> {
     const { registry, local } = this.#context
     const before = await registry.find(key)
-    const row = await this.#parts.files.look(key)
+    let row: FileRow | undefined
+    try {
+      row = await this.#parts.files.look(key)
+    } catch (error) {
+      return [{ key, where: 'local', problem: 'unchecked', why: (error as Error).message }]
+    }
     if (!before || before.deletedMs !== undefined) return []
     if (!row) return [{ key, where: 'local', problem: 'lost', ...(await this.#rescue(before, options)) }]
     const faults: Fault[] = []
