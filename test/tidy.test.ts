@@ -1,5 +1,6 @@
 /** The layout is the architecture: imports point one way, and nothing forms a cycle of layers. */
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { globSync, readFileSync } from 'node:fs'
 import * as path from 'node:path'
 import { test } from 'node:test'
@@ -72,6 +73,11 @@ test('nothing carries a path of the machine it was written on', () => {
     texts.filter((file) => paths.test(readFileSync(file, 'utf8'))),
     [],
   )
+})
+
+test('nothing is in the repository that is not to be in it', () => {
+  const listed = spawnSync('git', ['ls-files', '-ci', '--exclude-standard'], { encoding: 'utf8' })
+  assert.equal(listed.stdout, '')
 })
 
 function folderOf(file: string): string {

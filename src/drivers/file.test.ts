@@ -265,3 +265,22 @@ test('links_into names directories in the URL, colons and percent signs included
   await driver.link?.('x', path.join(odd, 'x'), 'symlink')
   assert.equal(await read(driver, 'x'), 'odd')
 })
+
+test('a root below a file is said to be so', async (t) => {
+  const base = fs.mkdtempSync(path.join(tmpdir(), 'stowage-file-'))
+  t.after(() => fs.rmSync(base, { recursive: true, force: true }))
+  fs.writeFileSync(path.join(base, 'file'), 'x')
+  const driver = fileDriver({ directory: path.join(base, 'file/root') })
+  await assert.rejects(driver.write('key', toBody('x')), { code: 'CONFLICT' })
+  await assert.rejects(driver.stat('key'), { code: 'NOT_FOUND' })
+})
+
+test('a file that is moved keeps its version, and leaves no empty directory', async (t) => {
+  const root = fs.mkdtempSync(path.join(tmpdir(), 'stowage-file-'))
+  t.after(() => fs.rmSync(root, { recursive: true, force: true }))
+  const driver = fileDriver({ directory: root })
+  const { etag } = await driver.write('from/here', toBody('x'))
+  const moved = await driver.move?.('from/here', 'to/there')
+  assert.equal(moved?.etag, etag)
+  assert.deepEqual(fs.readdirSync(root).sort(), ['.stowage-tmp', 'to'])
+})

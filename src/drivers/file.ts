@@ -241,7 +241,7 @@ class FileDriver implements Driver {
       await this.#publisher.publish(temporary, this.localPath(key), options.ifAbsent ?? false)
       return infoOf(key, stats)
     } catch (error) {
-      await fs.rm(temporary, { force: true })
+      await fs.rm(temporary, { force: true }).catch(() => undefined)
       throw this.#explain(error, 'write', key)
     }
   }
