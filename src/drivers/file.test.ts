@@ -267,7 +267,7 @@ test('links_into names directories in the URL, colons and percent signs included
 })
 
 test('a root below a file is said to be so', async (t) => {
-  const base = fs.mkdtempSync(path.join(tmpdir(), 'stowage-file-'))
+  const base = fs.mkdtempSync(path.join(os.tmpdir(), 'stowage-file-'))
   t.after(() => fs.rmSync(base, { recursive: true, force: true }))
   fs.writeFileSync(path.join(base, 'file'), 'x')
   const driver = fileDriver({ directory: path.join(base, 'file/root') })
@@ -276,7 +276,7 @@ test('a root below a file is said to be so', async (t) => {
 })
 
 test('a file that is moved keeps its version, and leaves no empty directory', async (t) => {
-  const root = fs.mkdtempSync(path.join(tmpdir(), 'stowage-file-'))
+  const root = fs.mkdtempSync(path.join(os.tmpdir(), 'stowage-file-'))
   t.after(() => fs.rmSync(root, { recursive: true, force: true }))
   const driver = fileDriver({ directory: root })
   const { etag } = await driver.write('from/here', toBody('x'))
