@@ -6,34 +6,33 @@ import { realPath } from '../core/real-path.ts'
 import { parseStorageUrl } from '../core/storage-url.ts'
 import { schemeNames } from '../drivers/index.ts'
 import { ignoreMatcher } from '../watch/ignore.ts'
-
-/** A configuration of which nothing is sure yet: people want to hear of every mistake, also beside another. */
-interface Draft {
-  directory: string
-  secrets: boolean
-  stores: Map<string, { isReadOnly: boolean; hasUrl: boolean; isDirectory: boolean; directories: string[] }>
-  sourceNames: string[]
-  /** Those whose directory is known. */
-  sources: Map<string, { root: string; ignore: string[] }>
-  problems: string[]
-}
-
-type Loose = Record<string, unknown>
+import { checkFilestores, noteFilestore } from './config-check-filestores.ts'
+import { asRecord, checkName, isWithin, type Draft, type Loose } from './config-draft.ts'
 
 /**
  * The mistakes in how the parts of a configuration fit together, one line each, beginning with the place. `secrets` says
  * whether a secret that cannot be had now is one.
  */
 export function crossCheck(input: unknown, directory: string, secrets: boolean): string[] {
-  const { stores, sources, rules, state, workDirectory, assets } = asRecord(input)
+  const { stores, sources, rules, state, workDirectory, assets, cache } = asRecord(input)
   const sourceNames = Object.keys(asRecord(sources))
-  const draft: Draft = { directory, secrets, stores: new Map(), sourceNames, sources: new Map(), problems: [] }
+  const maps = { stores: new Map(), filestores: new Map(), sources: new Map() }
+  const draft: Draft = { directory, secrets, sourceNames, problems: [], ...maps }
   for (const [name, value] of Object.entries(asRecord(stores))) checkStore(draft, name, value)
+  if (asRecord(input) === input) checkNeeded(draft, input as Loose)
   for (const [name, value] of Object.entries(asRecord(stores)))
     checkMounts(draft, name, asRecord(asRecord(value)['mounts']))
   for (const [name, value] of Object.entries(asRecord(sources))) checkSource(draft, name, asRecord(value))
-  for (const [place, value] of Object.entries({ state: state ?? 'stowage.db', workDirectory }))
+  const own = { state: state ?? 'stowage.db', workDirectory }
+  for (const [place, value] of Object.entries(own))
     if (typeof value === 'string') checkOwn(draft, place, path.resolve(directory, value))
+  const { directory: given = path.join(path.dirname(String(own.state)), '.stowage-cache') } = asRecord(cache)
+  const { manifest } = asRecord(assets)
+  const cached = checkFilestores(draft, asRecord(stores), {
+    own: { ...own, 'assets.manifest': manifest },
+    cache: path.resolve(directory, String(given)),
+  })
+  if (cached !== undefined) checkOwn(draft, 'cache.directory', cached)
   checkRules(draft, Array.isArray(rules) ? rules.map(asRecord) : [])
   if (assets !== undefined) checkAssets(draft, asRecord(assets))
   return draft.problems
@@ -52,12 +51,10 @@ export function labelOf({ label }: { label?: unknown }, index: number): string {
   return typeof label === 'string' ? label : `rule ${index + 1}`
 }
 
-/** A sentence about what was meant, to be appended; empty when there is nothing to choose from. */
-export function suggest(given: string, known: readonly string[]): string {
-  const close = known.map((word) => ({ word, distance: editDistance(given.toLowerCase(), word.toLowerCase()) }))
-  const best = close.sort((a, b) => a.distance - b.distance)[0]
-  if (best && best.distance <= Math.max(2, given.length / 3)) return ` Did you mean ${JSON.stringify(best.word)}?`
-  return known.length > 0 ? ` There ${known.length === 1 ? 'is' : 'are'}: ${known.join(', ')}.` : ''
+/** Somewhere files must come from: a source with its rules, or whoever uses a filestore. */
+function checkNeeded({ problems, filestores, sourceNames }: Draft, { sources, rules }: Loose) {
+  if (sources === undefined && filestores.size === 0) problems.push('sources: is missing.')
+  if (rules === undefined && (sourceNames.length > 0 || filestores.size === 0)) problems.push('rules: is missing.')
 }
 
 function checkStore(draft: Draft, name: string, value: unknown) {
@@ -66,10 +63,13 @@ function checkStore(draft: Draft, name: string, value: unknown) {
   if (schemeNames.includes(name.toLowerCase())) problems.push(`stores.${name}: is a kind of URL; choose another name.`)
   const directories: string[] = []
   const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
-  const { url, mounts, saved, readOnly } = asRecord(value)
-  const isSaved = saved === true
-  if (isObject && !isSaved && (url === undefined) === (mounts === undefined))
-    problems.push(`stores.${name}: needs either a url or mounts.`)
+  const { url, mounts, saved, readOnly, filestore } = asRecord(value)
+  const isSaved = saved === true && filestore === undefined
+  const kinds = [url, mounts, filestore].filter((each) => each !== undefined)
+  if (isObject && !isSaved && kinds.length !== 1)
+    problems.push(`stores.${name}: needs one of url, mounts and filestore.`)
+  if (saved === true && filestore !== undefined)
+    problems.push(`stores.${name}.saved: a filestore is where its directory is; its remotes can be saved.`)
   if (isSaved) {
     if (mounts !== undefined || (Array.isArray(url) && url.length > 1))
       problems.push(`stores.${name}.saved: a store that is saved has one place, so at most one url and no mounts.`)
@@ -94,6 +94,7 @@ function checkStore(draft: Draft, name: string, value: unknown) {
   const isDirectory = typeof given === 'string' && /^file:/i.test(given) && !isSaved
   const isReadOnly = asRecord(value)['readOnly'] === true
   draft.stores.set(name, { isReadOnly, hasUrl, isDirectory, directories })
+  noteFilestore(draft, name, asRecord(filestore))
 }
 
 /** A store of mounts is where those stores are; one within itself would never end. */
@@ -118,7 +119,8 @@ function checkSource(draft: Draft, name: string, { directory, ignore }: Loose) {
 
 /** What we write ourselves must not be watched. */
 function checkOwn(draft: Draft, place: string, file: string) {
-  const name = sourceThatSees(draft, realPath(file), place !== 'workDirectory')
+  const isFile = place !== 'workDirectory' && place !== 'cache.directory'
+  const name = sourceThatSees(draft, realPath(file), isFile)
   if (name !== undefined)
     draft.problems.push(`${place}: it lies within the source ${name}, which would see it change. Put it elsewhere.`)
 }
@@ -220,29 +222,4 @@ function leadsTo(feeds: ReadonlyMap<string, ReadonlySet<string>>, from: string, 
     open.push(...(feeds.get(name) ?? []))
   }
   return false
-}
-
-function checkName(draft: Draft, given: unknown, names: string[], where: string, what: string) {
-  if (typeof given !== 'string' || names.includes(given)) return
-  draft.problems.push(`${where}: there is no ${what} ${JSON.stringify(given)}.${suggest(given, names)}`)
-}
-
-function isWithin(inner: string, outer: string): boolean {
-  return inner === outer || inner.startsWith(outer.endsWith(path.sep) ? outer : outer + path.sep)
-}
-
-function asRecord(value: unknown): Loose {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Loose) : {}
-}
-
-/** How many letters must be changed, added or taken away (Levenshtein 1966). */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++)
-      next[j] = Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1))
-    row = next
-  }
-  return row[b.length] ?? 0
 }

@@ -134,7 +134,7 @@ test('a store that is saved has one place that takes writes, or none yet', () =>
   assert.deepEqual(store({ saved: true }), [])
   assert.deepEqual(store({ saved: true, url: 'memory:', publicUrl: 'https://cdn.example.com/' }), [])
   assert.deepEqual(store({ saved: true, url: ['memory:'] }), [])
-  assert.match(store({ saved: false }).join(), /^stores\.public: needs either a url or mounts/)
+  assert.match(store({ saved: false }).join(), /^stores\.public: needs one of url, mounts and filestore/)
   assert.match(store({ saved: true, url: ['memory:', 'memory:'] }).join(), /^stores\.public\.saved: .*one place/)
   assert.match(store({ saved: true, mounts: { a: 'other' } }).join(), /^stores\.public\.saved: .*no mounts/)
   assert.match(store({ saved: true, readOnly: true }).join('\n'), /^stores\.public\.saved: .*cannot be readOnly/m)
@@ -417,4 +417,113 @@ test('a store that gets links reads them back: its URL names their sources', (t)
   assert.equal(given('file:///out?links_into=/srv', 'symlink'), 'file:///out?links_into=/srv')
   assert.equal(given('file:///out', 'hard'), 'file:///out')
   assert.equal(given('file:///out'), 'file:///out')
+})
+
+/** A configuration of one filestore and nothing else. */
+const filestore = (settings: object = {}, more: object = {}) => ({
+  stores: { cold: 'file:///srv/cold', uploads: { filestore: { directory: 'uploads', remote: 'cold', ...settings } } },
+  ...more,
+})
+
+test('a filestore needs neither sources nor rules, and is completed apart from the other stores', () => {
+  const config = checkConfig(filestore(), '/etc/acme')
+  assert.deepEqual(Object.keys(config.stores), ['cold'])
+  assert.deepEqual(config.filestores, {
+    uploads: { directory: '/etc/acme/uploads', remote: 'cold', remotes: ['cold'] },
+  })
+  assert.deepEqual(config.cache, { directory: '/etc/acme/.stowage-cache' })
+  assert.deepEqual([config.sources, config.rules], [{}, []])
+  const given = {
+    coolDown: '1m',
+    keepLocal: true,
+    deleteAfter: 'never',
+    remoteNames: 'shorten',
+    scanEvery: 0,
+    remotes: ['warm'],
+    remote: [{ prefix: 'a/', minSize: '1MiB', minAge: '30d', contentType: 'image/*', remote: 'cold' }],
+  }
+  const { stores } = filestore(given)
+  const full = checkConfig(
+    {
+      stores: { ...stores, warm: 'memory:', uploads: { ...stores.uploads, publicUrl: 'https://example.com/' } },
+      cache: { directory: '/var/cache/x', maxBytes: '1GiB' },
+    },
+    '/etc/acme',
+  )
+  assert.deepEqual(full.filestores['uploads'], {
+    directory: '/etc/acme/uploads',
+    remote: [{ prefix: 'a/', minSize: 2 ** 20, minAgeMs: 30 * 86_400_000, contentType: 'image/*', remote: 'cold' }],
+    remotes: ['cold', 'warm'],
+    coolDownMs: 60_000,
+    keepLocal: true,
+    deleteAfterMs: Infinity,
+    remoteNames: 'shorten',
+    scanEveryMs: 0,
+    publicUrl: 'https://example.com/',
+  })
+  assert.deepEqual(full.cache, { directory: '/var/cache/x', maxBytes: 2 ** 30 })
+  const remote = () => 'cold'
+  assert.equal(checkConfig(filestore({ remote, remotes: ['cold'] })).filestores['uploads']?.remote, remote)
+})
+
+test('the mistakes of a filestore are told at once, each with its place', () => {
+  const lines = mistakes({
+    stores: {
+      cold: 'file:///srv/cold',
+      old: { url: 'memory:', readOnly: true },
+      both: { mounts: { a: 'uploads', '': 'cold' } },
+      uploads: { filestore: { directory: '/srv/uploads', remote: 'uploads', coolDwn: 1, deleteAfter: 'soon' } },
+      inner: { filestore: { directory: '/srv/uploads/inner', remote: 'clod' } },
+      rules: {
+        filestore: { directory: '/srv/rules', remote: [{ remote: 'old' }, { remote: 'both', contentType: 'images' }] },
+      },
+      chosen: { filestore: { directory: '/srv/chosen', remote: () => 'cold' } },
+      near: { filestore: { directory: '/srv/cold/near', remote: 'cold', remotes: ['uploads', 'nowhere'] } },
+      mixed: { url: 'memory:', filestore: { directory: '/srv/mixed', remote: 'cold' } },
+      empty: { filestore: { directory: '/srv/empty', remote: [] }, saved: true },
+    },
+    state: '/srv/uploads/stowage.db',
+    cache: { directory: '/srv/rules/cache', maxBites: 1 },
+    sources: { site: { directory: '/srv/chosen/site' } },
+  })
+  const expected: [place: string, words: RegExp][] = [
+    ['stores.uploads.filestore.remote', /its own remote/],
+    ['stores.uploads.filestore.coolDwn', /Did you mean "coolDown"/],
+    ['stores.uploads.filestore.deleteAfter', /5w/],
+    ['stores.inner.filestore.remote', /no store "clod".*"cold"/],
+    ['stores.inner.filestore.directory', /overlaps with that of uploads/],
+    ['stores.rules.filestore.remote[0].remote', /read only/],
+    ['stores.rules.filestore.remote[1].remote', /holds a filestore/],
+    ['stores.rules.filestore.remote[1].contentType', /image\/\*/],
+    ['stores.chosen.filestore.remotes', /is missing/],
+    ['stores.chosen.filestore.directory', /source site/],
+    ['stores.near.filestore.remote', /cold and the directory of near overlap/],
+    ['stores.near.filestore.remotes[0]', /is or holds a filestore/],
+    ['stores.near.filestore.remotes[1]', /no store "nowhere"/],
+    ['stores.mixed', /needs one of url, mounts and filestore/],
+    ['stores.empty.filestore.remote', /at least one rule/],
+    ['stores.empty.saved', /its remotes can be saved/],
+    ['state', /within the directory of the filestore uploads/],
+    ['cache.directory', /within the directory of the filestore rules/],
+    ['cache.maxBites', /Did you mean "maxBytes"/],
+    ['rules', /is missing/],
+  ]
+  for (const [place, words] of expected) {
+    const found = lines.filter((line) => line.startsWith(`${place}: `))
+    assert.equal(found.length, 1, `${place} in:\n${lines.join('\n')}`)
+    assert.match(found[0] ?? '', words)
+  }
+  assert.equal(lines.length, expected.length, lines.join('\n'))
+})
+
+test('the cache, which empties its directory, has one of its own', () => {
+  const cached = (directory: string, more: object = {}) => mistakes(filestore({}, { cache: { directory }, ...more }))
+  assert.deepEqual(cached('/var/cache/acme'), [])
+  assert.match(cached('.').join(), /this configuration and state and .*would be in it/)
+  assert.match(cached('/srv').join(), /the store cold would be in it/)
+  const site = { sources: { site: { directory: '/var/site' } }, rules: least.rules.map((rule) => ({ ...rule })) }
+  const rules = [{ source: 'site', destinations: [{ store: 'uploads' }] }]
+  assert.match(cached('/var', { ...site, rules }).join(), /the source site would be in it/)
+  assert.match(cached('/var/site/cache', { ...site, rules }).join(), /within the source site, which would see it/)
+  assert.deepEqual(mistakes({ ...least, cache: { directory: '.' } }), [])
 })

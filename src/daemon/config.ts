@@ -4,19 +4,22 @@ import * as path from 'node:path'
 import { z } from 'zod'
 import { StowageError } from '../core/errors.ts'
 import { realPath } from '../core/real-path.ts'
-import { parseDuration, parseSize } from '../core/units.ts'
 import type { StoreSettings } from '../drivers/stores.ts'
 import type { ProcessorSpec } from '../conveyor/processors/index.ts'
 import type { AssetSettings } from '../conveyor/asset-manifest.ts'
 import type { Rule } from '../conveyor/rules.ts'
-import { absoluteUrl, crossCheck, labelOf, suggest } from './config-check.ts'
+import { absoluteUrl, crossCheck, labelOf } from './config-check.ts'
+import { suggest } from './config-draft.ts'
 import { readConfigFile } from './config-file.ts'
-
-const duration = (meaning: string) => measured(parseDuration, `${meaning} A duration: 500ms, 10s, 10m, 2h, 3d or 5w.`)
-const size = (meaning: string) => measured(parseSize, `${meaning} A size: 100B, 64KiB, 5MB or 10GiB.`)
-const name = z
-  .string()
-  .regex(/^[A-Za-z][A-Za-z0-9_-]*$/, 'is not a name: begin with a letter, then letters, digits, "-" and "_"')
+import {
+  cache,
+  completeFilestore,
+  filestore,
+  filestoreKeys,
+  remoteRuleKeys,
+  type FilestoreSettings,
+} from './config-filestores.ts'
+import { duration, name, size } from './config-units.ts'
 
 const urls = z.union([z.string(), z.array(z.string()).min(1, 'needs at least one URL')])
 const storeSettings = z.strictObject({
@@ -27,6 +30,7 @@ const storeSettings = z.strictObject({
     .describe(
       'Instead of a URL: other stores by name, each below a prefix; the empty prefix takes what no other does.',
     ),
+  filestore: filestore.optional().describe('Instead of a URL: files are local first, and offloaded to other stores.'),
   publicUrl: z.url('is not a URL').optional().describe('Address below which the files are served.'),
   readOnly: z.boolean().optional().describe('Refuse every change.'),
   saved: z
@@ -125,8 +129,16 @@ const schema = z.strictObject({
     .describe('The file that remembers what was delivered. Relative to this file.'),
   workDirectory: z.string().optional().describe('Where processors work. Default: .stowage-work beside the state.'),
   stores: z.record(name, store).describe('Named places to keep files.'),
-  sources: z.record(name, source).describe('Directories that are watched.'),
-  rules: z.array(rule).min(1, 'needs at least one rule').describe('Which files go through what, to which stores.'),
+  cache: cache.optional().describe('What was fetched for filestores is kept here for the next time.'),
+  sources: z
+    .record(name, source)
+    .optional()
+    .describe('Directories that are watched. Not needed where there is a filestore.'),
+  rules: z
+    .array(rule)
+    .min(1, 'needs at least one rule')
+    .optional()
+    .describe('Which files go through what, to which stores. Needed for sources.'),
   assets: assets.optional().describe('Public addresses for applications, looked up by source name.'),
 })
 
@@ -139,7 +151,11 @@ export interface Config {
   directory: string
   state: string
   workDirectory: string
+  /** Those that are no filestores. */
   stores: Record<string, StoreSettings>
+  filestores: Record<string, FilestoreSettings>
+  /** Of all filestores; made when there is one. */
+  cache: { directory: string; maxBytes?: number }
   sources: Record<string, { directory: string; ignore: readonly string[]; settleMs: number; pollingMs?: number }>
   rules: RuleConfig[]
   assets?: AssetSettings
@@ -202,27 +218,37 @@ export function checkConfig(
 
 /** The schema as JSON Schema (draft 2020-12), for editors. */
 export function configSchema(): Record<string, unknown> {
-  return z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' })
+  return z.toJSONSchema(schema, {
+    io: 'input',
+    unrepresentable: 'any',
+    // A function is none of what JSON can say.
+    override: ({ zodSchema, jsonSchema }) => {
+      if (zodSchema._zod.def.type === 'custom') jsonSchema.not = {}
+    },
+  })
 }
 
 function complete(config: z.output<typeof schema>, directory: string): Config {
   const state = path.resolve(directory, config.state)
   const entries = <T, U>(record: Record<string, T>, turn: (value: T, key: string) => U) =>
     Object.fromEntries(Object.entries(record).map(([key, value]) => [key, turn(value, key)]))
+  const own = (given: string | undefined, name: string) =>
+    given === undefined ? path.join(path.dirname(state), name) : path.resolve(directory, given)
+  const [plain, filestores] = partition(config.stores)
   return {
     directory,
     state,
-    workDirectory: config.workDirectory
-      ? path.resolve(directory, config.workDirectory)
-      : path.join(path.dirname(state), '.stowage-work'),
-    stores: entries(config.stores, (each, store) => completeStore(each, directory, linkedSources(config, store))),
-    sources: entries(config.sources, ({ settle, polling, ...each }) => ({
+    workDirectory: own(config.workDirectory, '.stowage-work'),
+    stores: entries(plain, (each, store) => completeStore(each, directory, linkedSources(config, store))),
+    filestores: entries(filestores, (each) => completeFilestoreOf(each, directory)),
+    cache: withoutAbsent({ ...config.cache, directory: own(config.cache?.directory, '.stowage-cache') }),
+    sources: entries(config.sources ?? {}, ({ settle, polling, ...each }) => ({
       ...each,
       directory: realPath(path.resolve(directory, each.directory)),
       settleMs: settle,
       ...(typeof polling === 'number' ? { pollingMs: polling } : {}),
     })),
-    rules: config.rules.map((each, index) => completeRule(each, index, config.assets)),
+    rules: (config.rules ?? []).map((each, index) => completeRule(each, index, config.assets)),
     ...(config.assets ? { assets: completeAssets(config.assets, directory) } : {}),
   }
 }
@@ -241,7 +267,7 @@ function completeAssets(each: z.output<typeof assets>, directory: string): Asset
 }
 
 /** The directories whose files a store gets links to. */
-function linkedSources({ rules, sources }: z.output<typeof schema>, store: string): string[] {
+function linkedSources({ rules = [], sources = {} }: z.output<typeof schema>, store: string): string[] {
   return Object.entries(sources)
     .filter(([source]) =>
       rules.some(
@@ -251,7 +277,24 @@ function linkedSources({ rules, sources }: z.output<typeof schema>, store: strin
     .map(([, each]) => each.directory)
 }
 
-function completeStore(each: z.output<typeof store>, directory: string, linksInto: readonly string[]): StoreSettings {
+type StoreEntry = z.output<typeof store>
+type FilestoreEntry = z.output<typeof storeSettings> & { filestore: object }
+
+/** The stores that are places, and those that are filestores. */
+function partition(stores: Record<string, StoreEntry>): [Record<string, StoreEntry>, Record<string, FilestoreEntry>] {
+  const isFilestore = (each: StoreEntry): each is FilestoreEntry =>
+    typeof each === 'object' && 'filestore' in each && each.filestore !== undefined
+  const all = Object.entries(stores)
+  const plain = all.filter(([, each]) => !isFilestore(each))
+  return [Object.fromEntries(plain), Object.fromEntries(all.filter(([, each]) => isFilestore(each))) as never]
+}
+
+function completeFilestoreOf(each: FilestoreEntry, directory: string): FilestoreSettings {
+  const { filestore: settings, publicUrl, cleanName, readOnly } = each
+  return { ...completeFilestore(settings, directory), ...withoutAbsent({ publicUrl, cleanName, readOnly }) }
+}
+
+function completeStore(each: StoreEntry, directory: string, linksInto: readonly string[]): StoreSettings {
   const { url, ...rest } = typeof each === 'string' || Array.isArray(each) ? { url: each } : each
   const absolute =
     typeof url === 'string'
@@ -342,7 +385,9 @@ function depth(issues: readonly z.core.$ZodIssue[]): number {
 function knownKeys(at: readonly PropertyKey[]): string[] {
   const [top, , third] = at
   if (top === undefined) return Object.keys(schema.shape)
+  if (third === 'filestore') return at.length > 3 ? remoteRuleKeys : filestoreKeys
   if (top === 'stores') return Object.keys(storeSettings.shape)
+  if (top === 'cache') return Object.keys(cache.shape)
   if (top === 'sources') return Object.keys(source.shape)
   if (top === 'assets') return Object.keys(at.length > 1 ? assetDomain.shape : assets.shape)
   if (third === 'filter') return Object.keys(at[3] === 'size' ? { minimum: 0, maximum: 0 } : filter.shape)
@@ -356,20 +401,6 @@ function isPattern(text: string): boolean {
   } catch {
     return false
   }
-}
-
-function measured(parse: (value: string | number) => number, description: string) {
-  return z
-    .union([z.string(), z.number()])
-    .transform((value, context) => {
-      try {
-        return parse(value)
-      } catch (error) {
-        context.addIssue({ code: 'custom', message: (error as Error).message })
-        return z.NEVER
-      }
-    })
-    .describe(description.trim())
 }
 
 function invalid(message: string, hint?: string): StowageError {
