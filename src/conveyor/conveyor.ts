@@ -30,6 +30,8 @@ export interface ConveyorOptions {
   workDirectory: string
   /** Tells a network of caches what to forget. Without it nothing is noted. */
   invalidate?: Invalidate
+  /** The queues of the database. Default: its own view of them. */
+  queue?: Queue
 }
 
 /** What has been done since the conveyor was made. */
@@ -64,6 +66,8 @@ const filesAtOnce = 320
 /** After so many failures in a row a store counts as down, and nobody waits for it to finish a sync. */
 const downAfter = 5
 const fileQueues = ['file', 'delivery', 'delete-key', 'invalidate'] as const
+/** Others that share the database wait for others than us. */
+const idleQueues: readonly string[] = [...fileQueues, 'delete-source', 'repair']
 
 /** A conveyor over an open database. */
 export class Conveyor {
@@ -81,7 +85,7 @@ export class Conveyor {
   constructor(options: ConveyorOptions) {
     const { sources, rules, database, clock, log, workDirectory } = options
     this.#options = options
-    this.queue = new Queue(database, { clock })
+    this.queue = options.queue ?? new Queue(database, { clock })
     this.#context = {
       sources: new Map(sources.map((source) => [source.name, source])),
       rules,
@@ -186,6 +190,7 @@ export class Conveyor {
       const counts = await this.queue.counts({ excludeGroups: down })
       const horizon = clock.now() + patienceMs
       const busy = counts.filter(({ queue, running, waiting, oldestMs = 0 }) => {
+        if (!idleQueues.includes(queue)) return false
         const isWork = (fileQueues as readonly string[]).includes(queue)
         return running > 0 || (waiting > 0 && (isWork ? oldestMs <= horizon : oldestMs <= clock.now()))
       })

@@ -26,7 +26,8 @@ export function crossCheck(input: unknown, directory: string, secrets: boolean):
   const own = { state: state ?? 'stowage.db', workDirectory }
   for (const [place, value] of Object.entries(own))
     if (typeof value === 'string') checkOwn(draft, place, path.resolve(directory, value))
-  const { directory: given = path.join(path.dirname(String(own.state)), '.stowage-cache') } = asRecord(cache)
+  const { directory: given = path.join(path.dirname(typeof state === 'string' ? state : ''), '.stowage-cache') } =
+    asRecord(cache)
   const { manifest } = asRecord(assets)
   const cached = checkFilestores(draft, asRecord(stores), {
     own: { ...own, 'assets.manifest': manifest },

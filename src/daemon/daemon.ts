@@ -10,12 +10,15 @@ import { explain, type Explanation } from '../conveyor/explain.ts'
 import type { Source } from '../conveyor/intake.ts'
 import { loadProcessor } from '../conveyor/processors/index.ts'
 import type { Rule } from '../conveyor/rules.ts'
-import { openStores } from '../drivers/stores.ts'
 import { openDatabase, type Database } from '../state/database.ts'
+import { Queue } from '../state/queue.ts'
+import type { Partial } from '../store/locations.ts'
 import type { Store } from '../store/store.ts'
+import { openAllStores } from './all-stores.ts'
 import type { Config } from './config.ts'
 import { serveControl } from './control.ts'
 import { Distributions } from './distributions.ts'
+import { isFilestoreQueue, type FilestoreReport, type Filestores } from './filestores.ts'
 import { Repairs } from './repairs.ts'
 import { SavedStores, type PlaceSettings } from './saved-stores.ts'
 
@@ -62,6 +65,7 @@ export interface Status {
   setAside: { queue: string; key: string; reason: string; attempts: number; at: string }[]
   /** Files delivered since it started. */
   delivered: number
+  filestores: FilestoreReport[]
 }
 
 /**
@@ -84,20 +88,18 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
     },
   })
   const settings = await saved.settings()
-  const opened = await openStores(settings, {
-    log,
-    onPartial: async (name, partial) => repairs.add(name, partial),
-  })
-  rollback.use(opened)
-  const stores = new Map(opened)
+  const queue = new Queue(database, { clock })
+  const onPartial = async (name: string, partial: Partial) => repairs.add(name, partial)
+  const opened = rollback.use(await openAllStores({ config, settings, database, queue, clock, log, onPartial }))
+  const { stores, filestores } = opened
   const sources = Object.entries(config.sources).map(([name, source]): Source => ({ name, ...source }))
   const { workDirectory } = config
   const distributions = rollback.use(new Distributions({ ...config, stores: settings }))
   const invalidate: Invalidate = async (...call) => distributions.invalidate(...call)
-  const conveyor = new Conveyor({ sources, rules, stores, database, clock, log, workDirectory, invalidate })
-  const repairs = new Repairs(conveyor.queue, stores, { clock, log })
+  const conveyor = new Conveyor({ sources, rules, stores, database, queue, clock, log, workDirectory, invalidate })
+  const repairs = new Repairs(queue, stores, { clock, log })
   const assets = config.assets && assetParts(config.assets, { stores, rules, database, clock, log })
-  const parts = { conveyor, repairs, saved, sources, rules, database, clock, log }
+  const parts = { conveyor, filestores, repairs, saved, sources, rules, database, clock, log }
   const daemon = new Daemon({ ...parts, ...(assets && { assets }) })
   rollback.defer(async () => saved.close())
   if (assets) rollback.defer(async () => assets.keeper.close())
@@ -127,6 +129,7 @@ interface Times {
 
 interface Parts extends Times {
   conveyor: Conveyor
+  filestores: Filestores
   repairs: Repairs
   saved: SavedStores
   sources: readonly Source[]
@@ -157,15 +160,20 @@ export class Daemon {
     return this.#parts.saved
   }
 
+  /** The filestores: to watch them, and to ask them for all that `stowage filestore` does. */
+  get filestores(): Filestores {
+    return this.#parts.filestores
+  }
+
   /** Calls the listener after each delivery. Returns how to stop that. */
   onDelivered(listener: (event: DeliveryEvent) => void): () => void {
     return this.#parts.conveyor.onDelivered(listener)
   }
 
-  /** Watches and works until {@link close}; resolves when every source is watched and has been scanned. */
+  /** Watches and works until {@link close}; resolves when every source is watched, and it and each filestore were scanned. */
   async up(): Promise<void> {
     await this.#start()
-    await this.#parts.conveyor.watch()
+    await Promise.all([this.#parts.filestores.start(), this.#parts.conveyor.watch()])
   }
 
   /** Resolves when everything that is queued and can be done is done. */
@@ -189,7 +197,10 @@ export class Daemon {
     } finally {
       clearInterval(timer)
     }
-    const setAside = (await conveyor.queue.setAside(1000)).map(({ key, reason }) => ({ path: key, reason }))
+    const all = await conveyor.queue.setAside(1000)
+    const setAside = all
+      .filter(({ queue }) => !isFilestoreQueue(queue))
+      .map(({ key, reason }) => ({ path: key, reason }))
     return { ...conveyor.counters, failed: await this.#failed(), setAside, milliseconds: clock.now() - begun }
   }
 
@@ -226,12 +237,18 @@ export class Daemon {
         at: new Date(atMs).toISOString(),
       })),
       delivered: conveyor.counters.delivered,
+      filestores: await this.#parts.filestores.status(),
     }
   }
 
-  /** Takes up again what was set aside: all of it, or the jobs of one key. Returns how many. */
+  /**
+   * Takes up again what was set aside, and what filestores remember to have failed: all of it, or that of one key. Returns
+   * how many.
+   */
   async retry(filter: { key?: string } = {}): Promise<number> {
-    return this.#parts.conveyor.queue.retry(filter)
+    const { conveyor, filestores } = this.#parts
+    const jobs = await conveyor.queue.retry(filter)
+    return jobs + (await filestores.retry(filter.key))
   }
 
   /** What is known about a file, and what happens next. */
@@ -259,8 +276,9 @@ export class Daemon {
 
   /** What may be asked over the control socket. */
   methods(): Record<string, (parameters: never) => Promise<unknown>> {
-    const { saved } = this.#parts
+    const { saved, filestores } = this.#parts
     return {
+      ...filestores.methods(),
       'store.list': async () => saved.list(),
       'store.test': async ({ name }: { name: string }) => saved.test(name),
       'store.save': async ({ name, settings }: { name: string; settings: PlaceSettings }) => saved.save(name, settings),
@@ -290,7 +308,7 @@ export class Daemon {
   async #progress(): Promise<Progress> {
     const { conveyor } = this.#parts
     const { scanned, delivered, bytes, unchanged } = conveyor.counters
-    const counts = await conveyor.queue.counts()
+    const counts = (await conveyor.queue.counts()).filter(({ queue }) => !isFilestoreQueue(queue))
     const open = counts.reduce((sum, { waiting, running }) => sum + waiting + running, 0)
     const failed = counts.reduce((sum, { setAside }) => sum + setAside, 0)
     const done = delivered + unchanged
@@ -301,7 +319,7 @@ export class Daemon {
   async #failed(): Promise<number> {
     const counts = await this.#parts.conveyor.queue.counts()
     return counts
-      .filter(({ queue }) => queue !== 'delete-source')
+      .filter(({ queue }) => queue !== 'delete-source' && !isFilestoreQueue(queue))
       .reduce((sum, { waiting, setAside, queue }) => sum + setAside + (queue === 'delete-key' ? 0 : waiting), 0)
   }
 }

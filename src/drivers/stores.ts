@@ -38,6 +38,8 @@ export interface OpenStoresOptions {
   log?: Log
   /** Hears of changes that left the locations of a store different. */
   onPartial?: (store: string, partial: Partial) => void | Promise<void>
+  /** Stores that are open already and may be mounted. They are not closed with the rest. */
+  others?: ReadonlyMap<string, Store>
 }
 
 type Replace = (place: StorePlace) => Promise<void>
@@ -108,7 +110,8 @@ export async function openStores(
     stores.set(name, opened.store)
     if ('replace' in opened) replace.set(name, opened.replace)
   }
-  for (const name of Object.keys(settings)) mount(name, settings, stores, [])
+  const all = new Map([...(options.others ?? []), ...stores])
+  for (const name of Object.keys(settings)) stores.set(name, mount(name, settings, all, []))
   rollback.move()
   return new Stores(stores, replace)
 }
