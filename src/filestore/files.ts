@@ -105,19 +105,23 @@ export class Files {
     const isDeep = options.recursive !== false
     let position: { from: string } | { after: string } = { from: prefix }
     if (options.after !== undefined && compareKeys(options.after, prefix) >= 0) position = beyond(options.after, isDeep)
-    for (;;) {
+    for (let limit = isDeep ? 1000 : 100; ; ) {
       throwIfAborted(options.signal)
-      const page = await registry.page({ ...position, ...end, limit: isDeep ? 1000 : 200 })
+      const page = await registry.page({ ...position, ...end, limit })
       let directory: string | undefined
+      let listed = 0
       for (const row of page) {
         if (directory !== undefined && row.key.startsWith(`${directory}/`)) continue
         const slash = isDeep ? -1 : row.key.indexOf('/', prefix.length)
         directory = slash < 0 ? undefined : row.key.slice(0, slash)
+        listed++
         yield directory === undefined ? { kind: 'file', ...infoOf(row) } : { kind: 'directory', key: directory }
       }
       const last = page.at(-1)
       if (!last) return
       position = directory === undefined ? { after: last.key } : { from: `${directory}0` }
+      // Of what is in a directory only one file is needed.
+      limit = Math.min(1000, 2 * listed)
     }
   }
 
@@ -209,27 +213,45 @@ export class Files {
 
   /** Takes in every file of the directory that is not as the registry knows it, and notices those that have vanished. */
   async scan(options: CallOptions): Promise<{ files: number; changed: number }> {
-    const { registry, local, lock } = this.#context
     let files = 0
     let changed = 0
-    for await (const { key, etag } of local.files(options)) {
-      files++
-      const row = await registry.find(key)
-      if (row?.deletedMs !== undefined && etag === row.former) {
-        await lock.run(key, async () => this.tidyDeleted({ ...row, local: etag }))
-      } else if (!isLevel(row, etag)) {
-        changed++
-        await this.look(key)
-      }
+    for await (const batch of batched(this.#differences(options, () => files++))) {
+      const results = await Promise.all(batch.map(async ({ key, state }) => this.#compare(key, state)))
+      changed += results.filter(Boolean).length
     }
-    if (local.isThere)
-      for await (const { key, local: state } of registry.walk('')) {
-        throwIfAborted(options.signal)
-        if (state === undefined || local.stateOf(key) === state) continue
-        changed++
-        await this.look(key)
-      }
     return { files, changed }
+  }
+
+  /** Goes through disk and registry side by side, both in key order, and gives what may differ. */
+  async *#differences(options: CallOptions, onFile: () => void): AsyncGenerator<{ key: string; state?: string }> {
+    const { registry, local } = this.#context
+    const known = registry.walk('', { which: 'local' })
+    let next = await known.next()
+    const isGone = (row: FileRow) => local.stateOf(row.key) !== row.local
+    for await (const { key, etag: state = '' } of local.files(options)) {
+      onFile()
+      for (; !next.done && compareKeys(next.value.key, key) < 0; next = await known.next())
+        if (isGone(next.value)) yield { key: next.value.key }
+      const row = !next.done && next.value.key === key ? next.value : undefined
+      if (row) next = await known.next()
+      if (row?.local !== state) yield { key, state }
+    }
+    if (!local.isThere) return
+    for (; !next.done; next = await known.next()) {
+      throwIfAborted(options.signal)
+      if (isGone(next.value)) yield { key: next.value.key }
+    }
+  }
+
+  /** Puts right what registry and disk disagree about. False when there is nothing. */
+  async #compare(key: string, state: string | undefined): Promise<boolean> {
+    const { registry, lock } = this.#context
+    const row = await registry.find(key)
+    if (row?.deletedMs !== undefined && state !== undefined && state === row.former)
+      await lock.run(key, async () => this.tidyDeleted({ ...row, local: state }))
+    else if (!isLevel(row, state)) await this.look(key)
+    else return false
+    return true
   }
 
   /** Something happened under a name: to a file, or to a directory with all that was in it. */
@@ -435,6 +457,20 @@ export class Files {
   #absent(key: string): StowageError {
     return new StowageError('NOT_FOUND', `There is no file ${key} in ${this.#context.name}.`)
   }
+}
+
+/** So many files are compared at a time: their changes share one commit. */
+const batchFiles = 256
+
+async function* batched<T>(items: AsyncIterable<T>): AsyncGenerator<T[]> {
+  let batch: T[] = []
+  for await (const item of items) {
+    batch.push(item)
+    if (batch.length < batchFiles) continue
+    yield batch
+    batch = []
+  }
+  yield batch
 }
 
 /** Is a file there, as the registry tells? */

@@ -327,9 +327,9 @@ export class Filestore {
       if (store === name) events.emit('evicted', { key, bytes })
     })
     if (stopListening) this.#stopListening = stopListening
-    await this.#noticing.start()
     for (const worker of Object.values(this.#workers)) worker.start()
     await this.#mover.resume()
+    await this.#noticing.start()
   }
 
   #queue(kind: QueueKind): string {

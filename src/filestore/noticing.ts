@@ -15,6 +15,9 @@ interface NoticingOptions {
 /** Files and directories that are none of a filestore's files. */
 const ignored = ['/.stowage-tmp', '/.stowage-trash', '/.stowage-directory']
 
+/** So many are looked at side by side, so that they share a commit. */
+const pathsTogether = 256
+
 /** Keeps registry and directory level, from {@link start} on. */
 export class Noticing {
   readonly #context: Context
@@ -24,6 +27,7 @@ export class Noticing {
   #watcher: Watcher | undefined
   #scanning: Promise<void> = Promise.resolve()
   #mustScan = false
+  #wake: AbortController | undefined
   /** What was heard of and has not been looked at. */
   readonly #news = new Set<string>()
   #looking: Promise<void> = Promise.resolve()
@@ -86,16 +90,20 @@ export class Noticing {
     this.#isLooking = true
     // What comes together is looked at together, and a file that is written in many steps not at each of them.
     await new Promise((resolve) => setImmediate(resolve))
-    for (const each of this.#news) {
-      this.#news.delete(each)
-      if (this.#stop.signal.aborted) break
-      try {
-        await this.#files.notice(cleanKey(each))
-      } catch (error) {
-        if (codeOf(error) !== 'CLOSED') this.#context.log.warn(`${each} was not noticed: ${(error as Error).message}`)
-      }
+    while (this.#news.size > 0 && !this.#stop.signal.aborted) {
+      const batch = [...this.#news].slice(0, pathsTogether)
+      for (const each of batch) this.#news.delete(each)
+      await Promise.all(batch.map(async (each) => this.#notice(each)))
     }
     this.#isLooking = false
+  }
+
+  async #notice(name: string) {
+    try {
+      await this.#files.notice(cleanKey(name))
+    } catch (error) {
+      if (codeOf(error) !== 'CLOSED') this.#context.log.warn(`${name} was not noticed: ${(error as Error).message}`)
+    }
   }
 
   /** Asks for a scan soon: the timer is woken. */
@@ -103,8 +111,6 @@ export class Noticing {
     this.#mustScan = true
     this.#wake?.abort()
   }
-
-  #wake: AbortController | undefined
 
   async #keepScanning() {
     const { clock } = this.#context

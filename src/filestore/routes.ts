@@ -1,5 +1,6 @@
 /** Which remote a file goes to, and under which name. */
 import { createHash } from 'node:crypto'
+import { onAbort } from '../core/abort.ts'
 import { StowageError } from '../core/errors.ts'
 import type { Driver, FileInfo } from '../store/driver.ts'
 
@@ -65,7 +66,7 @@ export class Routes {
    */
   async plan(file: Routed): Promise<Plan | undefined> {
     const route = this.#route
-    const remote = typeof route === 'function' ? await route(file) : route
+    const remote = typeof route === 'function' ? await inTime(route(file), file.key) : route
     if (remote === undefined) return undefined
     if (typeof remote === 'string') return { remote, delayMs: 0 }
     const age = this.#now() - (file.modified?.getTime() ?? 0)
@@ -111,6 +112,18 @@ export function shortened(key: string): string {
   const isShortExtension = dot > 0 && plain.length - dot < 10
   const [root, extension] = isShortExtension ? [plain.slice(0, dot), plain.slice(dot)] : [plain, '']
   return `${key.slice(0, slash)}${root.slice(0, 32)}-${createHash('sha1').update(base).digest('hex')}${extension}`
+}
+
+/** So long a route that is a function may take. */
+const routeMs = 30_000
+
+async function inTime<T>(answer: T | Promise<T>, key: string): Promise<T> {
+  const limit = AbortSignal.timeout(routeMs)
+  const late = Promise.withResolvers<never>()
+  const stopListening = onAbort(limit, () =>
+    late.reject(new StowageError('TIMEOUT', `The route of ${key} was not told within ${routeMs / 1000} s.`)),
+  )
+  return Promise.race([answer, late.promise]).finally(stopListening)
 }
 
 function fits({ prefix, minSize, maxSize, contentType }: Rule, file: Routed): boolean {
