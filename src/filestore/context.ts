@@ -27,7 +27,7 @@ export interface Context {
 }
 
 /** How a filestore behaves. Durations in milliseconds. */
-export interface Settings {
+interface Settings {
   /** So long a file must have rested before it is uploaded. */
   readonly coolDownMs: number
   /** Files stay local when they are in the cloud too. */

@@ -61,7 +61,7 @@ export async function* fingerprinted(body: AsyncIterable<Uint8Array>, of: Finger
 }
 
 /** Checksums as text: base64 of little-endian 32-bit numbers. */
-export function encodeChecksums(checksums: Uint32Array): string {
+function encodeChecksums(checksums: Uint32Array): string {
   const bytes = Buffer.alloc(checksums.length * 4)
   for (const [index, checksum] of checksums.entries()) bytes.writeUInt32LE(checksum, index * 4)
   return bytes.toString('base64')

@@ -6,7 +6,7 @@ import type { Lanes } from './lanes.ts'
 import type { FileRow, Replica } from './registry.ts'
 
 /** What a job of the queue `remove` says. */
-export type Removal = { remote: string; remoteKey: string; isDropped: boolean } | { key: string }
+type Removal = { remote: string; remoteKey: string; isDropped: boolean } | { key: string }
 
 interface Waiting {
   replica: Replica
