@@ -205,10 +205,20 @@ export class Files {
     const { registry, local } = this.#context
     if (!local.isThere) return
     for (const { name, value } of await registry.settings(movePrefix)) {
-      const { from, to, state } = value as MoveNote
-      if (local.stateOf(to) === state && local.stateOf(from) !== state) await this.#renamed(from, to)
+      const note = value as MoveNote
+      if (await this.#isMoved(note)) await this.#renamed(note.from, note.to)
       else await registry.transaction(async (tx) => registry.set(name, undefined, tx))
     }
+  }
+
+  /** Does the disk say that a move has been made? */
+  async #isMoved({ from, to, state, replaced }: MoveNote): Promise<boolean> {
+    const { registry, local } = this.#context
+    const now = local.stateOf(to)
+    if (state === undefined) return now !== replaced && (await registry.find(to))?.local === replaced
+    // Under both names, for a moment, where nothing may be replaced.
+    if (now === state) await local.remove(from, state)
+    return now === state
   }
 
   /** Takes in every file of the directory that is not as the registry knows it, and notices those that have vanished. */
@@ -421,11 +431,13 @@ export class Files {
     const row = await this.#level(from)
     if (!row) throw this.#absent(from)
     await this.#allow(to, { ...(options.ifAbsent && { ifAbsent: true }) })
-    if (row.local !== undefined) {
-      const note: MoveNote = { from, to, state: row.local }
+    const replaced = local.stateOf(to)
+    if (row.local !== undefined || replaced !== undefined) {
+      const note: MoveNote = { from, to, state: row.local, replaced }
       await registry.transaction(async (tx) => registry.set(movePrefix + from, note, tx))
       try {
-        await local.rename(from, to, options)
+        if (row.local !== undefined) await local.rename(from, to, options)
+        else if (replaced !== undefined) await local.remove(to, replaced)
       } catch (error) {
         await registry.transaction(async (tx) => registry.set(movePrefix + from, undefined, tx))
         throw error
@@ -506,5 +518,8 @@ const movePrefix = 'move:'
 interface MoveNote {
   from: string
   to: string
-  state: string
+  /** The local file that is moved; absent when there is none. */
+  state?: string | undefined
+  /** The local file it takes the place of. */
+  replaced?: string | undefined
 }
