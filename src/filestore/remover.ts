@@ -81,6 +81,8 @@ export class Remover {
   /** For how long a replica is needed: 0 when it may go, Infinity when nobody can tell. */
   async #neededForMs(replica: Replica, isDropped: boolean, tx?: Transaction): Promise<number> {
     const { registry } = this.#context
+    // What was begun is ended: it may be gone already, and nobody counts on it.
+    if (replica.state === 'deleting') return 0
     const row = await registry.find(replica.key, tx)
     if (!row) return 0
     if (row.deletedMs !== undefined) return Math.max(0, this.#restorableForMs(row))
