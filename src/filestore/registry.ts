@@ -1,4 +1,5 @@
 /** The registry: which file is where. All SQL of the filestore is here, and every change goes through a transaction. */
+import { setImmediate } from 'node:timers/promises'
 import { compareKeys } from '../core/keys.ts'
 import type { Database, Row, Transaction, Value } from '../state/database.ts'
 import type { FileInfo } from '../store/driver.ts'
@@ -113,7 +114,7 @@ export class Registry {
   /** Files in the order of their keys' bytes, without their checksums. */
   async page({ after, from, before, limit, which = 'there' }: PageOptions): Promise<FileRow[]> {
     const rows = await this.#database.query(
-      `SELECT ${columns} FROM files WHERE store = ? AND key ${from === undefined ? '>' : '>='} ?
+      `SELECT ${columns} FROM ${tableOf(which)} WHERE store = ? AND key ${from === undefined ? '>' : '>='} ?
        ${before === undefined ? '' : 'AND key < ?'} AND ${conditionOf(which)} ORDER BY key LIMIT ?`,
       this.store,
       from ?? after ?? '',
@@ -124,17 +125,31 @@ export class Registry {
     return rows.map(fileOf)
   }
 
-  /** How many files of a kind there are below a prefix. They are counted now, so this is for rare questions. */
+  /** How many files of a kind there are below a prefix. They are counted now, some at a time, so that nobody waits for it. */
   async measure(prefix: string, which: Which): Promise<Count> {
-    const [row = {}] = await this.#database.query(
-      `SELECT COUNT(*) AS files, SUM(size) AS bytes FROM files WHERE store = ? AND key >= ? AND key < ?
-       AND ${conditionOf(which)}`,
-      this.store,
-      prefix,
-      prefix + lastCharacter,
-      ...valuesOf(which),
-    )
-    return { files: Number(row['files']), bytes: Number(row['bytes'] ?? 0) }
+    const sum: Count = { files: 0, bytes: 0 }
+    const end = prefix + lastCharacter
+    for (let from: string | undefined = prefix; from !== undefined; ) {
+      const [next]: Row[] = await this.#database.query(
+        'SELECT key FROM files WHERE store = ? AND key >= ? AND key < ? ORDER BY key LIMIT 1 OFFSET 10000',
+        this.store,
+        from,
+        end,
+      )
+      const [row = {}]: Row[] = await this.#database.query(
+        `SELECT COUNT(*) AS files, SUM(size) AS bytes FROM ${tableOf(which)}
+         WHERE store = ? AND key >= ? AND key < ? AND ${conditionOf(which)}`,
+        this.store,
+        from,
+        next ? String(next['key']) : end,
+        ...valuesOf(which),
+      )
+      sum.files += Number(row['files'])
+      sum.bytes += Number(row['bytes'] ?? 0)
+      from = next && String(next['key'])
+      await setImmediate()
+    }
+    return sum
   }
 
   /** Files below a prefix, page by page. They may be changed meanwhile. */
@@ -160,14 +175,10 @@ export class Registry {
   async blocking(key: string): Promise<string | undefined> {
     const parents: string[] = []
     for (let slash = key.indexOf('/'); slash > 0; slash = key.indexOf('/', slash + 1)) parents.push(key.slice(0, slash))
-    for (const parent of parents) {
-      const [found] = await this.#database.query(
-        `SELECT key FROM files WHERE store = ? AND key = ? AND ${conditions.there}`,
-        this.store,
-        parent,
-      )
-      if (found) return parent
-    }
+    const marks = parents.map(() => '?').join(', ')
+    const sql = `SELECT key FROM files WHERE store = ? AND key IN (${marks}) AND ${conditions.there}`
+    const [above] = parents.length === 0 ? [] : await this.#database.query(sql, this.store, ...parents)
+    if (above) return String(above['key'])
     const [below] = await this.page({ after: `${key}/`, before: `${key}0`, limit: 1 }) // "0" follows "/"
     return below?.key
   }
@@ -426,6 +437,18 @@ const conditions = {
   'local only': 'deleted_ms IS NULL AND local IS NOT NULL AND cloud = 0',
   lost: 'deleted_ms IS NULL AND local IS NULL AND cloud = 0',
   away: 'deleted_ms IS NULL AND local IS NULL AND cloud = 1',
+}
+
+/** Where the few are found. Not knowing that they are few, SQLite would search among all. */
+const indexes: Partial<Record<string, string>> = {
+  deleted: 'files_deleted',
+  local: 'files_local',
+  'local only': 'files_local',
+}
+
+function tableOf(which: Which): string {
+  const index = typeof which === 'string' ? indexes[which] : undefined
+  return index === undefined ? 'files' : `files INDEXED BY ${index}`
 }
 
 function conditionOf(which: Which): string {

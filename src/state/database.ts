@@ -86,9 +86,9 @@ class SqliteDatabase implements Database {
     })
   }
 
-  /** While nothing else is under way there is nothing to wait for, which saves a look-up most of its cost. */
+  /** While no transaction is open there is nothing to wait for, which saves a look-up most of its cost. */
   async query(sql: string, ...values: Value[]) {
-    if (this.#running || this.#closed) return this.transaction(async (tx) => tx.all(sql, ...values))
+    if (this.#closed || this.#engine.isTransaction) return this.transaction(async (tx) => tx.all(sql, ...values))
     try {
       return await this.#transaction.all(sql, ...values)
     } catch (error) {

@@ -98,7 +98,10 @@ export const migrations: readonly string[] = [
   WHEN NEW.grp <> OLD.grp OR NEW.state <> OLD.state BEGIN
     UPDATE job_counts SET jobs = jobs - 1 WHERE queue = OLD.queue AND grp = OLD.grp AND state = OLD.state;
     INSERT INTO job_counts VALUES (NEW.queue, NEW.grp, NEW.state, 1) ON CONFLICT DO UPDATE SET jobs = jobs + 1;
-  END`,
+  END;
+  -- A group that must wait, however many jobs it has, is in nobody's way.
+  DROP INDEX jobs_due;
+  CREATE INDEX jobs_due ON jobs (state, queue, grp, due_ms)`,
   // The registry. A file is here, in the cloud, or both; what a deleted one had is kept until it can no longer be restored.
   `CREATE TABLE files (
     store TEXT NOT NULL,
@@ -117,6 +120,9 @@ export const migrations: readonly string[] = [
     checksums TEXT,
     PRIMARY KEY (store, key)
   ) WITHOUT ROWID;
+  -- What is rare is not looked for among all the others.
+  CREATE INDEX files_local ON files (store, key) WHERE local IS NOT NULL;
+  CREATE INDEX files_deleted ON files (store, key) WHERE deleted_ms IS NOT NULL;
   CREATE TABLE replicas (
     remote TEXT NOT NULL,
     remote_key TEXT NOT NULL,
@@ -131,6 +137,7 @@ export const migrations: readonly string[] = [
     PRIMARY KEY (remote, remote_key)
   ) WITHOUT ROWID;
   CREATE INDEX replicas_file ON replicas (store, key);
+  CREATE INDEX replicas_failed ON replicas (store, key) WHERE failed_ms IS NOT NULL;
   CREATE TABLE file_counts (
     store TEXT PRIMARY KEY,
     files INTEGER NOT NULL DEFAULT 0,

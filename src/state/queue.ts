@@ -107,20 +107,33 @@ export class Queue {
     const [exclude, groups] = excluding(options.excludeGroups)
     const token = this.#token++
     return this.#database.transaction(async (tx) => {
-      const rows = await tx.all(
-        `UPDATE jobs SET state = 'running', attempt = attempt + 1, token = ?
-         WHERE queue = ? AND key IN (
-           SELECT key FROM jobs WHERE queue = ? AND state = 'waiting' AND due_ms <= ? ${exclude} ORDER BY due_ms LIMIT ?)
-         RETURNING key, grp, payload, attempt, due_ms`,
-        token,
+      // Each group for itself: those that wait, however many they are, are not even looked at.
+      const waiting = await tx.all(
+        `SELECT grp FROM job_counts WHERE queue = ? AND state = 'waiting' AND jobs > 0 ${exclude}`,
         queue,
-        queue,
-        this.#clock.now(),
         ...groups,
-        limit,
       )
-      rows.sort((a, b) => Number(a['due_ms']) - Number(b['due_ms']))
-      return rows.map((row) => ({ ...jobOf(queue, row), token }))
+      const due: Row[] = []
+      for (const { grp = '' } of waiting)
+        due.push(
+          ...(await tx.all(
+            `SELECT key, due_ms FROM jobs WHERE state = 'waiting' AND queue = ? AND grp = ? AND due_ms <= ?
+             ORDER BY due_ms LIMIT ?`,
+            queue,
+            grp,
+            this.#clock.now(),
+            limit,
+          )),
+        )
+      due.sort((a, b) => Number(a['due_ms']) - Number(b['due_ms']))
+      const jobs: Job[] = []
+      for (const { key = '' } of due.slice(0, limit)) {
+        const set = `state = 'running', attempt = attempt + 1, token = ?`
+        const returned = 'RETURNING key, grp, payload, attempt'
+        const sql = `UPDATE jobs SET ${set} WHERE queue = ? AND key = ? ${returned}`
+        for (const row of await tx.all(sql, token, queue, key)) jobs.push({ ...jobOf(queue, row), token })
+      }
+      return jobs
     })
   }
 
@@ -168,7 +181,8 @@ export class Queue {
     const [where, values] = conditions(filter)
     const changed = await this.#database.transaction(async (tx) =>
       tx.run(
-        `UPDATE jobs SET state = 'waiting', attempt = 0, due_ms = ? WHERE state = 'aside'${where}`,
+        // Not knowing that they are few, SQLite would search among all.
+        `UPDATE jobs INDEXED BY jobs_due SET state = 'waiting', attempt = 0, due_ms = ? WHERE state = 'aside'${where}`,
         this.#clock.now(),
         ...values,
       ),
@@ -246,7 +260,8 @@ export class Queue {
   async nextDueMs(queue: string, options: { excludeGroups?: readonly string[] } = {}): Promise<number | undefined> {
     const [exclude, groups] = excluding(options.excludeGroups)
     const [row] = await this.#database.query(
-      `SELECT MIN(due_ms) AS due FROM jobs WHERE queue = ? AND state = 'waiting' ${exclude}`,
+      `SELECT MIN((SELECT MIN(due_ms) FROM jobs WHERE state = 'waiting' AND queue = c.queue AND grp = c.grp)) AS due
+       FROM job_counts c WHERE queue = ? AND state = 'waiting' AND jobs > 0 ${exclude}`,
       queue,
       ...groups,
     )
