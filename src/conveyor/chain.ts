@@ -20,6 +20,8 @@ export interface ChainOptions {
   workDirectory: () => Promise<string>
   timeLimitMs: number
   signal: AbortSignal
+  /** Hears what processors find odd. Default: nobody does. */
+  warn?: (message: string) => void
 }
 
 /** Runs the chain. Rejects naming the processor and the file; TIMEOUT when it takes longer than its limit. */
@@ -74,6 +76,7 @@ async function runOne(
       sourcePath: original.path,
       ...(options.destination ? { destination: options.destination } : {}),
       workDirectory: options.workDirectory,
+      warn: (message) => options.warn?.(`${original.path}: ${message} (${processor.name})`),
       signal,
     })
     const output = await Promise.race([work, cut])

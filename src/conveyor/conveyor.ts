@@ -95,6 +95,7 @@ export class Conveyor {
       clock,
       workDirectory,
       isInvalidating: options.invalidate !== undefined,
+      warn: (message) => log.warn(message),
       store: (name) => this.#store(name),
       lane: (name) => this.#lane(name),
     }

@@ -12,7 +12,7 @@ import type { Database, Transaction } from '../state/database.ts'
 import type { Job, NewJob, Queue } from '../state/queue.ts'
 import type { Store } from '../store/store.ts'
 import { createWorkbench } from '../store/workbench.ts'
-import { fingerprintOf, lazyBench, runChain, type Processed } from './chain.ts'
+import { fingerprintOf, lazyBench, runChain, type ChainOptions, type Processed } from './chain.ts'
 import { link, send, type Sent } from './delivery.ts'
 import { fileJobKey, joined, type FilePayload, type Source } from './intake.ts'
 import { noteInvalidations } from './invalidation.ts'
@@ -36,6 +36,8 @@ export interface FileJobContext {
   workDirectory: string
   /** Is there somebody who tells networks of caches what to forget? */
   isInvalidating: boolean
+  /** Tells the operator what processors find odd. */
+  warn: (message: string) => void
   store: (name: string) => Store
   lane: (name: string) => Lane
 }
@@ -96,7 +98,8 @@ async function work(
   )
   const plan = new Plan(original, source, matching)
   for (const rule of matching)
-    if (rule.destinations.some((to) => isMeant(rule, to))) await plan.process(rule, isMeant, bench.directory, signal)
+    if (rule.destinations.some((to) => isMeant(rule, to)))
+      await plan.process(rule, isMeant, { workDirectory: bench.directory, warn: context.warn, signal })
   // What a chain made of a file that has changed since is of no use to anybody. An original is watched while it is sent.
   if (plan.tasks.some(({ file }) => file !== original.file)) {
     const now = lookAt(source.directory, payload.path)
@@ -140,14 +143,13 @@ class Plan {
   async process(
     rule: Rule,
     isMeant: (rule: Rule, to: Destination) => boolean,
-    workDirectory: () => Promise<string>,
-    signal: AbortSignal,
+    chain: Pick<ChainOptions, 'workDirectory' | 'warn' | 'signal'>,
   ) {
     const isEach = rule.processors.some((processor) => processor.differsPerDestination)
     let shared: Processed | undefined
     try {
       for (const to of rule.destinations) {
-        const options = { workDirectory, timeLimitMs: rule.timeLimitMs, signal }
+        const options = { ...chain, timeLimitMs: rule.timeLimitMs }
         const processed: Processed = isEach
           ? await runChain(rule.processors, this.original, { ...options, destination: to })
           : (shared ??= await runChain(rule.processors, this.original, options))

@@ -13,6 +13,8 @@ export interface ProcessorInput {
   destination?: { store: string; path: string }
   /** A directory of this run alone, made at the first call; new content goes there. */
   workDirectory: () => Promise<string>
+  /** Tells the operator what is odd about the file, or about the machine. The chain adds the names. */
+  warn: (message: string) => void
   /** Fires when the time limit has passed or the daemon stops. */
   signal: AbortSignal
 }
