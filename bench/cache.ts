@@ -4,13 +4,11 @@
  */
 import { execFileSync, fork } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
+import { stripTypeScriptTypes } from 'node:module'
 import * as path from 'node:path'
-import { Cache } from '../src/cache/cache.ts'
-import { cached } from '../src/cache/cached.ts'
-import { openDriver } from '../src/drivers/index.ts'
 import type { Driver } from '../src/store/driver.ts'
-import { workplace } from './scene.ts'
 
 const size = 200 << 20
 const rate = 50e6
@@ -19,7 +17,12 @@ const port = 24_230
 const url = `s3://key:secret@127.0.0.1:${port}?s3_bucket=bench&use_ssl=false`
 const files = 1000
 
-const [role, directory = ''] = process.argv.slice(2)
+// As users run it: stripping types takes time and memory of its own.
+const { Cache } = (await import(compiled('cache/cache'))) as typeof import('../src/cache/cache.ts')
+const { cached } = (await import(compiled('cache/cached'))) as typeof import('../src/cache/cached.ts')
+const { openDriver } = (await import(compiled('drivers/index'))) as typeof import('../src/drivers/index.ts')
+
+const { STOWAGE_BENCH_ROLE: role, STOWAGE_BENCH_DIRECTORY: directory = '' } = process.env
 if (role === 'direct') print(await readers(await openDriver(url), 1))
 else if (role === 'cached') {
   await using cache = await Cache.open({ directory })
@@ -29,14 +32,15 @@ else await main()
 
 async function main() {
   const script = path.join(import.meta.dirname, 'servers/slow-origin.ts')
-  const origin = fork(script, [port, size, rate, delayMs].map(String))
+  const origin = fork(script, [port, rate, delayMs].map(String))
   await once(origin, 'message')
+  const { workplace } = await import('./scene.ts')
   const base = workplace('/tmp')
   const runs = { direct: [] as Figures[], cached: [] as Figures[], hits: [] as Figures[] }
   for (let run = 0; run < 5; run++)
     for (const [name, all] of Object.entries(runs)) {
       const place = path.join(base, `${name}${run}`)
-      const output = execFileSync(process.execPath, [import.meta.filename, name, place], { encoding: 'utf8' })
+      const output = child(name, place)
       origin.send('fetches')
       const [fetches] = (await once(origin, 'message')) as [number]
       all.push({ ...(JSON.parse(output) as Figures), fetches })
@@ -53,19 +57,34 @@ async function main() {
   origin.disconnect()
 }
 
+/** Runs this file in a process of its own, without its types: to strip them there would take memory users do not pay for. */
+function child(role: string, directory: string): string {
+  const program = stripTypeScriptTypes(readFileSync(import.meta.filename, 'utf8'))
+  return execFileSync(process.execPath, ['--input-type=module', '--eval', program], {
+    cwd: import.meta.dirname,
+    encoding: 'utf8',
+    env: { ...process.env, STOWAGE_BENCH_ROLE: role, STOWAGE_BENCH_DIRECTORY: directory },
+  })
+}
+
 type Figures = Record<string, number>
 
-/** So many readers at once, each of the whole object. */
+/** So many readers at once, each of the whole object. What they measure is a process that has read before. */
 async function readers(driver: Driver, count: number): Promise<Figures> {
+  const read = async (key: string, onFirst = () => {}) => {
+    let bytes = 0
+    for await (const chunk of (await driver.read(key)).body as AsyncIterable<Buffer>) {
+      if (bytes === 0) onFirst()
+      bytes += chunk.byteLength
+    }
+    return bytes
+  }
+  for (let i = 1; i <= 5; i++) await Promise.all(Array.from({ length: count }, async () => read(`small/${i << 16}`)))
   const begun = performance.now()
   const times = await Promise.all(
     Array.from({ length: count }, async () => {
-      const { body } = await driver.read('object')
-      let [first, bytes] = [0, 0]
-      for await (const chunk of body as AsyncIterable<Buffer>) {
-        first ||= performance.now() - begun
-        bytes += chunk.byteLength
-      }
+      let first = Number.NaN
+      const bytes = await read(`large/${size}`, () => (first = performance.now() - begun))
       if (bytes !== size) throw new Error(`${bytes} bytes arrived`)
       return { first, last: performance.now() - begun }
     }),
@@ -91,7 +110,7 @@ async function hits(place: string): Promise<Figures> {
   const inner = await openDriver(`file://${source}`)
   for (const [where, hotBytes] of [
     ['disk', 0],
-    ['memory', 32 << 20],
+    ['memory', 8 << 20],
   ] as const) {
     await using cache = await Cache.open({ directory: path.join(place, where), hotBytes })
     const driver = cached(inner, { cache, freshMs: Infinity })
@@ -100,7 +119,7 @@ async function hits(place: string): Promise<Figures> {
       for await (const chunk of (await driver.read(name)).body as AsyncIterable<Buffer>) bytes += chunk.byteLength
       if (bytes !== 4096) throw new Error(`${bytes} bytes arrived`)
     }
-    for (const name of names) await read(name)
+    for (const name of [...names, ...names]) await read(name)
     const { misses } = cache.statistics
     for (const atOnce of [1, 64])
       figures[`cache, from ${where}, ${atOnce} at once`] = await perSecond(names, atOnce, read)
@@ -128,6 +147,10 @@ async function perSecond(names: string[], atOnce: number, read: (name: string) =
 function medians(runs: readonly Figures[]): Figures {
   const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
   return Object.fromEntries(Object.keys(runs[0] ?? {}).map((name) => [name, median(runs.map((run) => run[name] ?? 0))]))
+}
+
+function compiled(name: string): string {
+  return new URL(`../dist/${name}.js`, import.meta.url).href
 }
 
 function print(figures: Figures) {

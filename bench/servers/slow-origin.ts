@@ -1,23 +1,22 @@
 /**
- * A place that looks like S3 and is slow: one object of so many bytes, each answer after a while, and all answers together at
- * a rate that is kept by the bytes sent. Its parent process asks it how often the object was asked for.
+ * A place that looks like S3 and is slow: an object has as many bytes as its key says, each answer comes after a while, and
+ * all together go at a rate that is kept by the bytes sent. Its parent process asks it for the number of requests.
  */
-import { once } from 'node:events'
 import { randomBytes } from 'node:crypto'
 import * as http from 'node:http'
 
-const [port, size = 0, bytesPerSecond = 0, delayMs] = process.argv.slice(2).map(Number)
-if (!port || !size || !bytesPerSecond || delayMs === undefined)
-  throw new Error('Give: PORT SIZE BYTES-PER-SECOND DELAY-MS')
+const [port, bytesPerSecond = 0, delayMs] = process.argv.slice(2).map(Number)
+if (!port || !bytesPerSecond || delayMs === undefined) throw new Error('Give: PORT BYTES-PER-SECOND DELAY-MS')
 
 const pattern = randomBytes(1 << 20)
 const pieceBytes = 64 * 1024
-let fetches = 0
+let requests = 0
 /** When what was sent by now will have been due, in milliseconds of the steady clock. */
 let paidUntil = 0
 
 const server = http.createServer((request, response) => {
-  fetches++
+  requests++
+  const size = Number(/\d+$/.exec(request.url ?? '')?.[0])
   const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? []
   const start = Number(from ?? 0)
   const end = to ? Math.min(size, Number(to) + 1) : size
@@ -31,8 +30,8 @@ const server = http.createServer((request, response) => {
 })
 server.listen(port, '127.0.0.1', () => process.send?.('ready'))
 process.on('message', () => {
-  process.send?.(fetches)
-  fetches = 0
+  process.send?.(requests)
+  requests = 0
 })
 process.on('disconnect', () => process.exit())
 
@@ -50,12 +49,11 @@ async function send(response: http.ServerResponse, start: number, end: number) {
   response.end()
 }
 
-/** Resolves when there is room for more: false when nobody wants it any more. */
+/** Resolves when there is room for more; false when nobody wants it any more. */
 async function drained(response: http.ServerResponse): Promise<boolean> {
-  const stop = new AbortController()
-  response.once('close', () => stop.abort())
-  return once(response, 'drain', { signal: stop.signal }).then(
-    () => true,
-    () => false,
-  )
+  const { promise, resolve } = Promise.withResolvers<void>()
+  response.once('drain', resolve).once('close', resolve)
+  await promise
+  response.off('drain', resolve).off('close', resolve)
+  return !response.destroyed
 }

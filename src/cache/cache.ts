@@ -3,7 +3,7 @@
  * readers follow the bytes as they arrive. Every block is checked against its checksum when it is read, so that a disk
  * that lies, or a directory somebody has been in, costs time and never a wrong byte.
  */
-import { randomUUID } from 'node:crypto'
+import { randomInt, randomUUID } from 'node:crypto'
 import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
 import { crc32 } from 'node:zlib'
@@ -34,7 +34,7 @@ export interface CacheOptions {
   maxEntries?: number
   /** Bytes of a block. Default 256 KiB. */
   blockBytes?: number
-  /** Bytes of blocks that are also held in memory, because several will want them. Default 32 MiB. */
+  /** Bytes of blocks that were read from disk a moment ago and are held in memory. Default 8 MiB. */
   hotBytes?: number
   /** Milliseconds an origin may take to open a file, and for each block; it is TIMEOUT then. Default 2 minutes. */
   timeoutMs?: number
@@ -93,7 +93,7 @@ const defaults = {
   maxBytes: 10 * 2 ** 30,
   maxEntries: 1_000_000,
   blockBytes: 256 * 1024,
-  hotBytes: 32 << 20,
+  hotBytes: 8 << 20,
   timeoutMs: 120_000,
   log: silentLog,
   now: () => performance.now(),
@@ -397,7 +397,6 @@ export class Cache {
 
   async #keep(entry: Entry, block: number, bytes: Buffer) {
     const { blocks } = entry
-    this.#host.hot.put(entry.id, block, bytes)
     if (blocks.has(block)) return
     while (!blocks.takesRoom(block))
       if (this.#bytes + bytes.byteLength <= this.#options.maxBytes) {
@@ -439,12 +438,11 @@ export class Cache {
 
   /** Removes an entry that nobody holds. Gives its bytes; undefined when there is none. */
   async #evict(): Promise<number | undefined> {
+    const all = this.#all
+    const picked = all.length > sample ? Array.from({ length: sample }, () => all[randomInt(all.length)]) : all
     let oldest: Entry | undefined
-    for (let i = 0; i < sample; i++) {
-      const entry = this.#all[Math.floor(Math.random() * this.#all.length)]
-      if (entry && !entry.isHeld && !(oldest && oldest.usedMs <= entry.usedMs)) oldest = entry
-    }
-    oldest ??= this.#all.find((entry) => !entry.isHeld)
+    for (const entry of picked) if (entry && !entry.isHeld && !(oldest && oldest.usedMs <= entry.usedMs)) oldest = entry
+    oldest ??= all.find((entry) => !entry.isHeld)
     if (!oldest) return undefined
     const { store, key, blocks } = oldest
     const { bytes } = blocks

@@ -8,6 +8,9 @@ export class NoRoom extends Error {}
 /** Keeps a block that has arrived. Rejects with {@link NoRoom}. */
 export type Keep = (entry: Entry, block: number, bytes: Buffer) => Promise<void>
 
+/** Those who follow an origin that is fast are told of whole blocks: a hundred of them are too many to be told of each packet. */
+const tellEveryMs = 10
+
 const nothing = Buffer.alloc(0)
 
 /** Fetches the blocks from `next` up to `end` in order. */
@@ -29,6 +32,9 @@ export class Fill {
   /** What there is of the block that is arriving. */
   #block: Buffer = nothing
   #filled = 0
+  /** What was last asked for of it: those who keep up with the fill all want the same. */
+  #piece: Buffer = nothing
+  #toldMs = -Infinity
 
   constructor(entry: Entry, from: number, end: number, source: Source, keep: Keep) {
     this.#entry = entry
@@ -49,7 +55,12 @@ export class Fill {
   /** What has arrived from this position on of the block that is arriving, if it is in there. */
   piece(position: number): Buffer | undefined {
     const offset = position - this.#entry.blocks.startOf(this.next)
-    return offset >= 0 && offset < this.#filled ? this.#block.subarray(offset, this.#filled) : undefined
+    if (offset < 0 || offset >= this.#filled) return undefined
+    const { buffer, byteOffset } = this.#block
+    const length = this.#filled - offset
+    const known = this.#piece
+    if (known.buffer === buffer && known.byteOffset === byteOffset + offset && known.byteLength === length) return known
+    return (this.#piece = this.#block.subarray(offset, this.#filled))
   }
 
   /** Calls back once, when something has arrived or the fill is over. Returns how to stop. */
@@ -92,8 +103,9 @@ export class Fill {
     for await (const chunk of body)
       for (let at = 0; at < chunk.byteLength; ) {
         at += this.#add(chunk, at)
-        this.#tell()
-        if (this.#filled < this.#block.byteLength) continue
+        const isWhole = this.#filled === this.#block.byteLength
+        if (isWhole || performance.now() - this.#toldMs > tellEveryMs) this.#tell()
+        if (!isWhole) continue
         this.keeping = this.#keep(this.#entry, this.next, this.#block)
         await this.keeping
         this.keeping = undefined
@@ -116,6 +128,7 @@ export class Fill {
   }
 
   #tell() {
+    this.#toldMs = performance.now()
     const followers = this.#followers
     this.#followers = new Set()
     for (const follower of followers) follower()

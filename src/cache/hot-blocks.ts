@@ -1,4 +1,4 @@
-/** Blocks in memory: those that have just arrived or were just read, which others often want at the same time. */
+/** Blocks in memory that were just read from disk: others often want them at the same time, or the rest of them soon. */
 export class HotBlocks {
   readonly #maxBytes: number
   readonly #blocks = new Map<string, Buffer>()

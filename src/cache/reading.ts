@@ -119,7 +119,10 @@ export class Reading extends Readable {
   }
 
   #fromDisk(block: number): Buffer | undefined | Promise<Buffer | undefined> {
-    return this.entry.blocks.has(block) ? this.entry.read(block) : undefined
+    if (!this.entry.blocks.has(block)) return undefined
+    const bytes = this.entry.read(block)
+    if (bytes && !(bytes instanceof Promise)) this.#host.hot.put(this.entry.id, block, bytes)
+    return bytes
   }
 
   #hasRead(block: number, bytes: Buffer | undefined) {
