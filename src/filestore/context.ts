@@ -7,7 +7,7 @@ import type { Transaction } from '../state/database.ts'
 import type { Queue } from '../state/queue.ts'
 import type { Events } from './events.ts'
 import type { LocalDirectory } from './local.ts'
-import type { Registry } from './registry.ts'
+import type { Registry, Replica } from './registry.ts'
 import type { Routes } from './routes.ts'
 
 /** The parts that all others use. */
@@ -20,6 +20,8 @@ export interface Context {
   readonly cache: Cache | undefined
   /** Whoever changes what registry or disk say of a key holds its lock. */
   readonly lock: KeyLock
+  /** Whoever writes under a name at a remote holds it: `remote:name`. */
+  readonly sending: KeyLock
   readonly events: Events
   readonly clock: Clock
   readonly log: Log
@@ -47,19 +49,21 @@ export function queueName({ name }: Pick<Context, 'name'>, kind: QueueKind): str
 /** Queues the removal of one replica; whether it may really go is looked at when its time has come. */
 export async function queueRemoval(
   context: Context,
-  replica: { remote: string; remoteKey: string },
+  replica: Replica,
   { delayMs = 0, isDropped = false }: { delayMs?: number; isDropped?: boolean },
   tx: Transaction,
 ): Promise<void> {
-  if (!Number.isFinite(delayMs)) return
-  const { remote, remoteKey } = replica
+  const { remote, remoteKey, version, state } = replica
+  // What is being removed already cannot be restored from, and is in the way of the next upload.
+  const waitMs = state === 'deleting' ? 0 : delayMs
+  if (!Number.isFinite(waitMs)) return
   await context.queue.add(
     {
       queue: queueName(context, 'remove'),
       key: `${remote}:${remoteKey}`,
       group: remote,
-      payload: { remote, remoteKey, isDropped },
-      delayMs,
+      payload: { remote, remoteKey, ...(isDropped && { dropped: version }) },
+      delayMs: waitMs,
     },
     tx,
   )

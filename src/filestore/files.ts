@@ -134,9 +134,9 @@ export class Files {
       // As it is recorded: the directory may be away, with the file in it.
       const row = await registry.find(key)
       if (!row || row.deletedMs !== undefined) return
-      const replicas = await registry.replicas(key)
       const { deleteAfterMs: delayMs } = settings
       await registry.transaction(async (tx) => {
+        const replicas = await registry.replicas(key, tx)
         const former = row.local
         // What is in the cloud can be restored from there; other bytes wait here.
         const local = row.cloud ? undefined : row.local

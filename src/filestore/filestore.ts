@@ -82,7 +82,9 @@ export interface FilestoreStatus extends Counts {
   cache?: CacheStatistics
 }
 
-const concurrency: Record<QueueKind, number> = { offload: 64, move: 64, remove: 1000 }
+/** Jobs in hand at once: of one remote, and of all together. */
+const perRemote: Record<QueueKind, number> = { offload: 64, move: 64, remove: 1000 }
+const inHandAtMost = 4000
 const defaultScanMs = 600_000
 const fiveWeeksMs = 5 * 7 * 86_400_000
 
@@ -123,6 +125,7 @@ export class Filestore {
       queue,
       cache,
       lock: new KeyLock(),
+      sending: new KeyLock(),
       events: new Events(log),
       clock,
       log,
@@ -340,7 +343,8 @@ export class Filestore {
     const { queue, clock, log } = this.#context
     return new Worker(queue, {
       queue: this.#queue(kind),
-      concurrency: concurrency[kind],
+      concurrency: inHandAtMost,
+      perGroup: perRemote[kind],
       handle,
       // Jobs of no group, such as recalls, send nothing.
       pausedGroups: async () => {

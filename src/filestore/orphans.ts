@@ -2,7 +2,7 @@
 import { compareKeys } from '../core/keys.ts'
 import type { CallOptions, Driver, Entry } from '../store/driver.ts'
 import { throwIfAborted } from '../store/driving.ts'
-import { purgeKey, queueName, type Context } from './context.ts'
+import { purgeKey, queueName, type Context, type QueueKind } from './context.ts'
 import type { FileRow, Replica } from './registry.ts'
 import type { Remover } from './remover.ts'
 
@@ -76,7 +76,7 @@ export class Orphans {
       queue: name,
       key: `${remote}:${remoteKey}`,
       group: remote,
-      payload: { remote, remoteKey, isDropped: false },
+      payload: { remote, remoteKey },
       unlessQueued: true,
     }))
     await queue.addMany([...jobs, { queue: name, key: purgeKey(key), payload: { key }, unlessQueued: true }])
@@ -105,10 +105,13 @@ export class Orphans {
 
   async *#ifObsolete(replica: Replica, { delete: mayDelete = false }: CollectOptions): AsyncGenerator<Orphan> {
     const { queue } = this.#context
-    const { remote, remoteKey: name } = replica
-    // Whatever waits for its removal has its time.
-    const isQueued = (await queue.find(queueName(this.#context, 'remove'), `${remote}:${name}`)) !== undefined
-    if (isQueued || !(await this.#remover.isObsolete(replica))) return
+    const { remote, remoteKey: name, key, state } = replica
+    const isQueued = async (kind: QueueKind, job: string) =>
+      (await queue.find(queueName(this.#context, kind), job)) !== undefined
+    // Whatever waits for its removal has its time; what is on its way will arrive.
+    if (await isQueued('remove', `${remote}:${name}`)) return
+    if (state === 'pending' && ((await isQueued('offload', key)) || (await isQueued('move', key)))) return
+    if (!(await this.#remover.isObsolete(replica))) return
     if (mayDelete) await this.#remover.removeNow(replica)
     yield { where: remote, name, kind: 'obsolete', isRemoved: mayDelete }
   }

@@ -19,16 +19,42 @@ export interface Sending {
   signal: AbortSignal
 }
 
+/** The file is not the one any more that was to be sent, or not under this key. */
+export class Changed extends StowageError {
+  constructor() {
+    super('CONFLICT', 'The file changed while it was sent.')
+  }
+}
+
 /**
  * Records that a file is about to be at a remote, before the first byte is sent: whatever happens from then on, it is known
- * to be ours. A name that another file has there is not touched. Rejects with BUSY, retryable, while the former copy of
- * this name is being removed.
+ * to be ours. Then nobody else writes under that name until `work` has ended. A name that another file has there is not
+ * touched. Rejects with {@link Changed}, and with BUSY, retryable, while the former copy of this name is being removed.
  */
-export async function claim(context: Context, row: FileRow, remote: string, driver: Driver): Promise<Replica> {
+export async function claimed<T>(
+  context: Context,
+  row: FileRow,
+  { remote, driver }: { remote: string; driver: Driver },
+  work: (replica: Replica) => Promise<T>,
+): Promise<T> {
+  const replica = await claim(context, row, remote, driver)
+  const { remoteKey, version } = replica
+  return context.sending.run(`${remote}:${remoteKey}`, async () => {
+    const now = await context.registry.replicaAt(remote, remoteKey)
+    // While we waited for others, the name may have been claimed for what the file is now.
+    if (now?.state !== 'pending' || now.version !== version) throw new Changed()
+    return work(replica)
+  })
+}
+
+async function claim(context: Context, row: FileRow, remote: string, driver: Driver): Promise<Replica> {
   const { registry, routes } = context
   const { key, version } = row
   return registry.transaction(async (tx) => {
-    const own = (await registry.replicas(key, tx)).find((each) => each.remote === remote)
+    const now = await registry.find(key, tx)
+    if (now?.version !== version || now.deletedMs !== undefined) throw new Changed()
+    const all = (await registry.replicas(key, tx)).filter((each) => each.remote === remote)
+    const own = all.find(({ state }) => state !== 'deleting') ?? all[0]
     if (own?.state === 'deleting')
       throw new StowageError('BUSY', `The former copy of ${key} at ${remote} is just being removed.`)
     let remoteKey = own?.remoteKey ?? routes.nameOf(key)

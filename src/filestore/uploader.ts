@@ -12,7 +12,7 @@ import type { Files } from './files.ts'
 import { blockBytes, decodeChecksums, Fingerprint, type Digests } from './fingerprint.ts'
 import type { Lanes } from './lanes.ts'
 import { infoOf, type FileRow, type Replica } from './registry.ts'
-import { claim, confirm, send } from './sender.ts'
+import { Changed, claimed, confirm, send } from './sender.ts'
 
 /** What is done in the transaction that records the end. */
 type AtEnd = (tx: Transaction) => Promise<void>
@@ -80,26 +80,30 @@ export class Uploader {
     const { routes } = this.#context
     const driver = await routes.open(remote)
     const { lanes } = this.#parts
-    return lanes.of(remote).run(async () => {
-      const replica = await claim(this.#context, row, remote, driver)
+    return claimed(this.#context, row, { remote, driver }, async (replica) => {
       const print = new Fingerprint()
       let digests: Digests | undefined
       const ended = () => (digests ??= print.end())
-      const info = await send({
-        row,
-        replica,
-        driver,
-        body: this.#body(row, print, signal),
-        digests: () => this.#checked(row, ended()),
-        contentType: row.contentType ?? lookup(row.key),
-        signal,
-      }).catch((error: unknown) => {
-        throw vanishing.has((error as NodeJS.ErrnoException).code ?? '')
-          ? new Changed()
-          : (diskError(error, `Cannot read ${row.key}`) ?? error)
-      })
+      const sending = async () =>
+        send({
+          row,
+          replica,
+          driver,
+          body: this.#body(row, print, signal),
+          digests: () => this.#checked(row, ended()),
+          contentType: row.contentType ?? lookup(row.key),
+          signal,
+        })
+      const info = await lanes
+        .of(remote)
+        .run(sending, signal)
+        .catch((error: unknown) => {
+          throw vanishing.has((error as NodeJS.ErrnoException).code ?? '')
+            ? new Changed()
+            : (diskError(error, `Cannot read ${row.key}`) ?? error)
+        })
       return { replica: { ...replica, etag: info.etag }, digests: ended() }
-    }, signal)
+    })
   }
 
   /** The bytes of the local file, for as long as it is the one that is recorded. */
@@ -130,10 +134,12 @@ export class Uploader {
       const isSame = now?.version === version && now.deletedMs === undefined
       const isUnchanged = isSame && state !== undefined && local.stateOf(key) === state
       const known = uploaded ? { ...row, ...uploaded.digests } : row
-      const isHandedOver = isUnchanged && !settings.keepLocal
+      let isHandedOver = isUnchanged && !settings.keepLocal
       if (isHandedOver) await this.#fillCache(known)
       await registry.transaction(async (tx) => {
         if (uploaded) await this.#record(known, uploaded, now, tx)
+        // A copy that was there before may have been given up in the meantime.
+        isHandedOver &&= (await registry.find(key, tx))?.cloud === true
         if (isHandedOver) await registry.setLocal(key, version, undefined, tx)
         await atEnd(tx)
       })
@@ -151,7 +157,7 @@ export class Uploader {
     // It was deleted while it was on its way: nobody else would remove it.
     if (!now || now.deletedMs !== undefined) await queueRemoval(this.#context, replica, {}, tx)
     for (const other of await registry.replicas(key, tx))
-      if (other.version !== version && other.remote !== replica.remote) await queueRemoval(this.#context, other, {}, tx)
+      if (other.version !== version) await queueRemoval(this.#context, other, {}, tx)
   }
 
   /** From here on the cache has it too, so that there is no moment in which it would have to be fetched. */
@@ -171,11 +177,4 @@ const vanishing = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO'])
 interface Uploaded {
   replica: Replica
   digests: Digests
-}
-
-/** The local file is not the one that is recorded any more. */
-class Changed extends StowageError {
-  constructor() {
-    super('CONFLICT', 'The file changed while it was uploaded.')
-  }
 }
