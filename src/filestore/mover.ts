@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { lookup } from 'mrmime'
-import { StowageError } from '../core/errors.ts'
+import { codeOf, StowageError } from '../core/errors.ts'
 import type { Rate } from '../core/rate.ts'
 import type { Transaction } from '../state/database.ts'
 import type { Job } from '../state/queue.ts'
@@ -13,8 +13,8 @@ import type { Fetcher } from './fetcher.ts'
 import type { Files } from './files.ts'
 import { Fingerprint, fingerprinted } from './fingerprint.ts'
 import type { Lanes } from './lanes.ts'
-import { infoOf, type Count, type FileRow, type Which } from './registry.ts'
-import { claim, confirm, send } from './sender.ts'
+import { infoOf, type Count, type FileRow, type Replica, type Which } from './registry.ts'
+import { Changed, claimed, confirm, send } from './sender.ts'
 import type { Uploader } from './uploader.ts'
 
 /** What is moved, and how. */
@@ -298,15 +298,18 @@ export class Mover {
       const now = await registry.find(key)
       const { sha256 } = print.end()
       if (now?.version !== version || now.deletedMs !== undefined || now.local !== instead) throw new Overtaken()
+      if (instead !== undefined && local.stateOf(key) !== instead) throw new Overtaken()
       if (row.sha256 !== undefined && sha256 !== row.sha256)
         throw new StowageError('CORRUPT', `${key} came back as something else than what was stored.`)
     }
     try {
-      const info = await local.write(key, locked(), { size: row.size, modified: new Date(row.modifiedMs), signal })
+      const options = { size: row.size, modified: new Date(row.modifiedMs), signal }
+      // What somebody has written a moment ago, and nobody has noticed yet, is newer.
+      const info = await local.write(key, locked(), { ...options, ifAbsent: instead === undefined })
       await registry.transaction(async (tx) => registry.setLocal(key, version, info.etag, tx))
       return info.etag
     } catch (error) {
-      if (error instanceof Overtaken) return undefined
+      if (error instanceof Overtaken || codeOf(error) === 'EXISTS') return undefined
       throw error
     } finally {
       held?.[Symbol.dispose]()
@@ -328,7 +331,14 @@ export class Mover {
     const source = replicas.find(isAt(from))
     const target = replicas.find(isAt(to))
     const driver = await routes.open(to)
-    const copied = source && !target ? await this.#copy(row, from, { to, driver }, signal) : undefined
+    let copied: Replica | undefined
+    try {
+      if (source && !target) copied = await this.#copy(row, from, { to, driver }, signal)
+    } catch (error) {
+      if (!(error instanceof Changed)) throw error
+      // It is local now, or has another name; there is nothing to move here.
+      return registry.transaction(atEnd)
+    }
     await registry.transaction(async (tx) => {
       if (copied) await confirm(this.#context, copied, tx)
       if (copied && (await registry.find(row.key, tx)) === undefined) await queueRemoval(this.#context, copied, {}, tx)
@@ -345,8 +355,7 @@ export class Mover {
     signal: AbortSignal,
   ) {
     const { fetcher, lanes, rate } = this.#parts
-    return lanes.of(to).run(async () => {
-      const replica = await claim(this.#context, row, to, driver)
+    const sending = async (replica: Replica) => {
       const print = new Fingerprint()
       const { body } = await fetcher.fetch(row, { remote: from, signal })
       const paced = rate.paced(body as AsyncIterable<Buffer>, signal)
@@ -362,7 +371,10 @@ export class Mover {
         signal,
       }).finally(() => body.destroy())
       return { ...replica, etag: info.etag }
-    }, signal)
+    }
+    return claimed(this.#context, row, { remote: to, driver }, async (replica) =>
+      lanes.of(to).run(async () => sending(replica), signal),
+    )
   }
 }
 

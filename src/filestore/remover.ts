@@ -1,12 +1,13 @@
 /** Removes what is not wanted any more: replicas at remotes, many at a time, and what deleted files had here. */
+import { StowageError } from '../core/errors.ts'
 import type { Transaction } from '../state/database.ts'
 import type { Job } from '../state/queue.ts'
 import type { Context } from './context.ts'
 import type { Lanes } from './lanes.ts'
 import type { FileRow, Replica } from './registry.ts'
 
-/** What a job of the queue `remove` says. */
-type Removal = { remote: string; remoteKey: string; isDropped: boolean } | { key: string }
+/** What a job of the queue `remove` says. `dropped` is the version that need not be there although it is the present one. */
+type Removal = { remote: string; remoteKey: string; dropped?: string } | { key: string }
 
 interface Waiting {
   replica: Replica
@@ -29,34 +30,42 @@ export class Remover {
   async handle(job: Job): Promise<void> {
     const removal = job.payload as Removal
     if ('key' in removal) return this.#purge(job, removal.key)
-    const decision = await this.#decide(removal)
-    if (decision.verdict === 'later') return this.#context.queue.postpone(job, decision.inMs)
-    if (decision.verdict === 'remove') await this.#remove(decision.replica)
-    await this.#context.registry.transaction(async (tx) => {
-      if (decision.verdict !== 'keep') await this.#context.registry.dropReplica(decision.replica, tx)
-      await this.#context.queue.finish(job, tx)
+    // What is on its way would arrive after it was removed.
+    return this.#context.sending.run(`${removal.remote}:${removal.remoteKey}`, async () => {
+      const decision = await this.#decide(removal)
+      if (decision.verdict === 'later') return this.#context.queue.postpone(job, decision.inMs)
+      if (decision.verdict !== 'keep') await this.#tidy(decision.replica.key)
+      if (decision.verdict === 'remove') await this.#remove(decision.replica)
+      await this.#context.registry.transaction(async (tx) => {
+        if (decision.verdict !== 'keep') await this.#context.registry.dropReplica(decision.replica, tx)
+        await this.#context.queue.finish(job, tx)
+      })
+      if (decision.verdict !== 'keep') await this.#told(decision.replica.key)
     })
-    if (decision.verdict !== 'keep') await this.#told(decision.replica.key)
   }
 
   /** Does nobody need a replica any more, although nothing was said about it? */
   async isObsolete(replica: Replica): Promise<boolean> {
-    return (await this.#neededForMs(replica, false)) === 0
+    return (await this.#neededForMs(replica, replica.state === 'pending')) === 0
   }
 
   /** Removes a replica, if it may go. */
-  async removeNow({ remote, remoteKey }: Replica): Promise<void> {
-    const decision = await this.#decide({ remote, remoteKey, isDropped: false })
-    if (decision.verdict !== 'remove' && decision.verdict !== 'forget') return
-    if (decision.verdict === 'remove') await this.#remove(decision.replica)
-    await this.#context.registry.transaction(async (tx) => this.#context.registry.dropReplica(decision.replica, tx))
+  async removeNow({ remote, remoteKey, version, state }: Replica): Promise<void> {
+    await this.#context.sending.run(`${remote}:${remoteKey}`, async () => {
+      // A copy that was never finished is not needed, whatever it is of.
+      const unfinished = state === 'pending' ? { dropped: version } : {}
+      const decision = await this.#decide({ remote, remoteKey, ...unfinished })
+      if (decision.verdict !== 'remove' && decision.verdict !== 'forget') return
+      if (decision.verdict === 'remove') await this.#remove(decision.replica)
+      await this.#context.registry.transaction(async (tx) => this.#context.registry.dropReplica(decision.replica, tx))
+    })
   }
 
   /**
    * May this replica go? Only when its file was deleted and can no longer be restored, or another copy of what the file is
    * now is recorded. From `remove` on nobody reads or writes it.
    */
-  async #decide({ remote, remoteKey, isDropped }: { remote: string; remoteKey: string; isDropped: boolean }) {
+  async #decide({ remote, remoteKey, dropped }: Exclude<Removal, { key: string }>) {
     const { registry, routes, name, log, lock } = this.#context
     const driver = await routes.open(remote)
     const known = await registry.replicaAt(remote, remoteKey)
@@ -65,7 +74,7 @@ export class Remover {
       registry.transaction(async (tx) => {
         const replica = await registry.replicaAt(remote, remoteKey, tx)
         if (!replica) return { verdict: 'keep' } as const
-        const inMs = await this.#neededForMs(replica, isDropped, tx)
+        const inMs = await this.#neededForMs(replica, dropped === replica.version, tx)
         if (inMs === Infinity) return { verdict: 'keep' } as const
         if (inMs > 0) return { verdict: 'later', inMs } as const
         if (replica.location !== driver.location) {
@@ -153,6 +162,7 @@ export class Remover {
       if (row?.deletedMs === undefined) return 0
       const left = this.#restorableForMs(row)
       if (left > 0) return left
+      await this.#removeLocal(row)
       await local.purge(row.version)
       await registry.transaction(async (tx) => {
         await registry.put({ ...row, local: undefined }, tx)
@@ -163,6 +173,23 @@ export class Remover {
     if (inMs > 0) return queue.postpone(job, inMs)
     await queue.finish(job)
     await this.#told(key)
+  }
+
+  /** Once nothing is known of a deleted file any more, what is left in its place would be taken for a new one. */
+  async #tidy(key: string): Promise<void> {
+    const { registry, lock } = this.#context
+    await lock.run(key, async () => {
+      const row = await registry.find(key)
+      if (row?.deletedMs !== undefined) await this.#removeLocal(row)
+    })
+  }
+
+  /** The process may have ended between a delete and its end. Needs the lock. */
+  async #removeLocal({ key, former }: FileRow): Promise<void> {
+    const { local } = this.#context
+    if (former === undefined) return
+    if (!local.isThere) throw new StowageError('UNREACHABLE', `${local.location} is away; ${key} may still be there.`)
+    await local.remove(key, former)
   }
 
   async #told(key: string) {
