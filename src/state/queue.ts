@@ -102,8 +102,13 @@ export class Queue {
     })
   }
 
-  /** Takes up to `limit` jobs that are due, oldest first, leaving out groups that had better wait. */
-  async take(queue: string, limit: number, options: { excludeGroups?: readonly string[] } = {}): Promise<Job[]> {
+  /** Takes up to `limit` jobs that are due, oldest first, `perGroup` of a group, leaving out groups that had better wait. */
+  async take(
+    queue: string,
+    limit: number,
+    options: { excludeGroups?: readonly string[]; perGroup?: number } = {},
+  ): Promise<Job[]> {
+    const { perGroup = limit } = options
     const [exclude, groups] = excluding(options.excludeGroups)
     const token = this.#token++
     return this.#database.transaction(async (tx) => {
@@ -122,7 +127,7 @@ export class Queue {
             queue,
             grp,
             this.#clock.now(),
-            limit,
+            Math.min(limit, perGroup),
           )),
         )
       due.sort((a, b) => Number(a['due_ms']) - Number(b['due_ms']))

@@ -8,6 +8,8 @@ export interface WorkerOptions {
   queue: string
   /** Jobs in hand at once. */
   concurrency: number
+  /** Of a group that has so many in hand no more are taken, so that one that hangs is in nobody's way. Default: no limit. */
+  perGroup?: number
   /** Does one job. The handler finishes the job itself, with its results, in one transaction; when it rejects the job has failed. */
   handle: (job: Job, signal: AbortSignal) => Promise<void>
   /** Groups that must wait now, such as those of a store that is down, and until when (milliseconds since the epoch). */
@@ -26,7 +28,7 @@ export class Worker {
   readonly #options: WorkerOptions
   readonly #abort = new AbortController()
   readonly #stop = new AbortController()
-  readonly #running = new Set<Promise<void>>()
+  readonly #running = new Map<Promise<void>, string>()
   #wake: AbortController | undefined
   #hasNews = true
   #loop: Promise<void> | undefined
@@ -55,7 +57,7 @@ export class Worker {
       () => this.#abort.abort(),
       () => undefined,
     )
-    await Promise.all(this.#running)
+    await Promise.all(this.#running.keys())
     patience.abort()
     await timer
   }
@@ -74,12 +76,12 @@ export class Worker {
   }
 
   async #step() {
-    const { queue, concurrency, clock } = this.#options
+    const { queue, concurrency, perGroup = concurrency, clock } = this.#options
     const paused = (await this.#options.pausedGroups?.()) ?? new Map<string, number>()
-    const excludeGroups = [...paused.keys()]
+    const excludeGroups = [...paused.keys(), ...this.#fullGroups(perGroup)]
     const free = concurrency - this.#running.size
     this.#hasNews = false
-    const jobs = free > 0 ? await this.#queue.take(queue, free, { excludeGroups }) : []
+    const jobs = free > 0 ? await this.#queue.take(queue, free, { excludeGroups, perGroup }) : []
     for (const job of jobs) this.#begin(job)
     if (jobs.length > 0) return
     if (free === 0) return this.#rest(60_000)
@@ -97,7 +99,12 @@ export class Worker {
         this.#running.delete(work)
         this.#nudge()
       })
-    this.#running.add(work)
+    this.#running.set(work, job.group)
+  }
+
+  #fullGroups(perGroup: number): string[] {
+    const inHand = Map.groupBy(this.#running.values(), (group) => group)
+    return [...inHand].filter(([, jobs]) => jobs.length >= perGroup).map(([group]) => group)
   }
 
   async #failed(job: Job, error: unknown) {
