@@ -152,7 +152,7 @@ export class Filestore {
     this.driver = filestoreDriver(files, `filestore:${name}`)
     this.#workers = {
       offload: this.#worker('offload', async (job, signal) =>
-        uploader.offload(job.key, signal, async (tx) => void (await queue.finish(job, tx))),
+        uploader.offload(job.key, signal, async (tx) => void (await queue.finish(job, tx)), { mustRest: true }),
       ),
       move: this.#worker('move', async (job, signal) => mover.handle(job, signal)),
       remove: this.#worker('remove', async (job) => remover.handle(job)),

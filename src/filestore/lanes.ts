@@ -27,10 +27,14 @@ export class Lanes {
     return lane
   }
 
+  /** Has somebody said that nothing is to be sent to it? */
+  isPaused(remote: string): boolean {
+    return this.paused.has(remote) || this.paused.has(allRemotes)
+  }
+
   /** Which of these remotes are left alone now, and until when, in milliseconds since the epoch. */
   resting(remotes: readonly string[]): Map<string, number> {
-    const isPaused = (remote: string) => this.paused.has(remote) || this.paused.has(allRemotes)
-    const untilOf = (remote: string) => (isPaused(remote) ? Infinity : this.#lanes.get(remote)?.pausedUntil)
+    const untilOf = (remote: string) => (this.isPaused(remote) ? Infinity : this.#lanes.get(remote)?.pausedUntil)
     return new Map(
       remotes.flatMap((remote) => {
         const until = untilOf(remote)

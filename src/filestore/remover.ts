@@ -30,6 +30,7 @@ export class Remover {
   async handle(job: Job): Promise<void> {
     const removal = job.payload as Removal
     if ('key' in removal) return this.#purge(job, removal.key)
+    if (this.#lanes.isPaused(removal.remote)) return this.#context.queue.postpone(job, 0)
     // What is on its way would arrive after it was removed.
     return this.#context.sending.run(`${removal.remote}:${removal.remoteKey}`, async () => {
       const decision = await this.#decide(removal)

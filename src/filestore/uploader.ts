@@ -37,25 +37,27 @@ export class Uploader {
 
   /**
    * Brings a local file to its remote, if it is not there already, and hands it over unless local files are kept. What is no
-   * longer local is left alone; what has changed must rest again. `atEnd` is run in the transaction that records it all.
+   * longer local is left alone; what has changed must rest again, and what `mustRest` goes only when it has done so. `atEnd`
+   * is run in the transaction that records it all.
    */
-  async offload(key: string, signal: AbortSignal, atEnd: AtEnd): Promise<void> {
-    return this.#busy.run(key, async () => this.#offload(key, signal, atEnd))
+  async offload(key: string, signal: AbortSignal, atEnd: AtEnd, { mustRest = false } = {}): Promise<void> {
+    return this.#busy.run(key, async () => this.#offload(key, { mustRest, signal }, atEnd))
   }
 
-  async #offload(key: string, signal: AbortSignal, atEnd: AtEnd): Promise<void> {
+  async #offload(key: string, { mustRest, signal }: { mustRest: boolean; signal: AbortSignal }, atEnd: AtEnd) {
     const { registry, routes } = this.#context
-    const { files } = this.#parts
+    const { files, lanes } = this.#parts
     const before = await registry.find(key)
     const row = await files.look(key)
     // What was noticed only now is queued for its own cool-down.
     const isSettled = row?.local !== undefined && row.version === before?.version
     const plan = isSettled ? await routes.plan(infoOf(row)) : undefined
     if (!row || !plan) return registry.transaction(atEnd)
-    if (plan.delayMs > 0)
+    if (plan.delayMs > 0 || (mustRest && !this.#hasRested(row)) || lanes.isPaused(plan.remote))
       return registry.transaction(async (tx) => {
-        await files.enqueue(row, plan, tx)
+        // In this order the job is a new one, which waits for the remote the file is to go to now.
         await atEnd(tx)
+        await files.enqueue(row, plan, tx)
       })
     try {
       const uploaded = (await this.#isThere(row, plan.remote))
@@ -67,6 +69,13 @@ export class Uploader {
       await files.look(key)
       await registry.transaction(atEnd)
     }
+  }
+
+  /** It may have changed since its job was due. By a clock that was set back nothing has to wait. */
+  #hasRested({ changedMs }: FileRow): boolean {
+    const { clock, settings } = this.#context
+    const restedMs = clock.now() - changedMs
+    return restedMs < 0 || restedMs >= settings.coolDownMs
   }
 
   async #isThere({ key, version, sha256 }: FileRow, remote: string): Promise<boolean> {
