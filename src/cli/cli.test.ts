@@ -10,7 +10,9 @@ import { describe, test, type TestContext } from 'node:test'
 
 const bin = path.resolve(import.meta.dirname, '../../bin/stowage.js')
 const verbs =
-  'init up sync status retry explain assets cloudfront check store repair ls cat cp put get rm stat url'.split(' ')
+  'init up sync status retry explain assets cloudfront check store filestore repair ls cat cp put get rm stat url'.split(
+    ' ',
+  )
 
 interface Result {
   status: number | null

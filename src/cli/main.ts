@@ -31,6 +31,18 @@ ${subject} a storage URL whose path ends in the key (s3://env:KEY:env:SECRET@hos
 in a store of the configuration (media:photos/a.jpg), or a whole store (media:). cp, put and get take local paths too;
 "./media" is always a path.`
 
+const actionHelp = `
+Actions (the NAME of the filestore may be left out when there is only one):
+  status [NAME]                    how many files are where, what waits, what is in trouble
+  offload [NAME] [PREFIX]          bring local files to the cloud now, without waiting for their cool-down
+  recall [NAME] [PREFIX]           bring files back to the local directory
+  migrate [NAME] [PREFIX]          bring files from one remote to another, while they are in use
+  pause [NAME], resume [NAME]      send nothing for a while
+  restore [NAME] [KEY...]          bring deleted files back
+  verify [NAME] [PREFIX]           look whether everything is where it should be
+  gc [NAME]                        find what nobody needs any more
+PREFIX is the beginning of keys: photos/ or photos/2026-. Moves go on where they were when they are interrupted.`
+
 const verbs: Description[] = [
   {
     name: 'init',
@@ -107,6 +119,40 @@ const verbs: Description[] = [
       'stowage store unset media',
     ],
     load: async () => import('./store.ts'),
+  },
+  {
+    name: 'filestore',
+    summary: 'show what a filestore has where, move its files, restore deleted ones, and check them',
+    values: ['<action>', '[name]', '[values...]'],
+    options: [
+      ['--dry-run', 'offload, recall, migrate: only say how much it would be'],
+      ['--rate <size>', 'offload, recall, migrate: so many bytes a second at most, such as 10MB'],
+      ['--stop', 'offload, recall, migrate: end the one that is under way'],
+      ['--no-wait', 'offload, recall, migrate: do not wait for the end'],
+      ['--drop', 'recall: remove the copies in the cloud too, after deleteAfter'],
+      ['--from <store>', 'migrate: where files are'],
+      ['--to <store>', 'migrate: where they are to be'],
+      ['--keep', 'migrate: leave the copies where they are too'],
+      ['--remote <store>', 'pause, resume: only what is sent there'],
+      ['--prefix <prefix>', 'restore: all keys that begin like this'],
+      ['--list', 'restore: only show what can be restored'],
+      ['--repair', 'verify: do what can be done about what is found'],
+      ['--content', 'verify: read every copy, not only look whether it is there'],
+      ['--delete', 'gc: remove what is left over'],
+      ['--unknown', 'gc: also what the registry knows nothing of; it may be somebody else’s'],
+    ],
+    examples: [
+      'stowage filestore status',
+      'stowage filestore offload photos/2025/ --rate 10MB',
+      'stowage filestore recall uploads photos/ --dry-run',
+      'stowage filestore migrate --from old --to new',
+      'stowage filestore pause --remote public',
+      'stowage filestore restore --list',
+      'stowage filestore restore photos/cat.jpg',
+      'stowage filestore verify --repair',
+      'stowage filestore gc --delete',
+    ],
+    load: async () => import('./filestore.ts'),
   },
   {
     name: 'repair',
@@ -246,6 +292,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but some f
 
 function whereHelp(values: readonly string[]): string {
   if (values.includes('<from>')) return where('FROM and TO are each')
+  if (values.includes('<action>')) return actionHelp
   return values.some((value) => value.includes('where')) ? where('WHERE is') : ''
 }
 

@@ -1,9 +1,10 @@
 /** What WHERE means on the command line: a storage URL, a store of the configuration, or a local path. */
 import { existsSync } from 'node:fs'
 import * as path from 'node:path'
-import { StowageError } from '../core/errors.ts'
+import { codeOf, StowageError } from '../core/errors.ts'
 import { cleanDirectory, cleanKey } from '../core/keys.ts'
 import { realPath } from '../core/real-path.ts'
+import type { AllStores } from '../daemon/all-stores.ts'
 import type { Config } from '../daemon/config.ts'
 import { openStore } from '../drivers/index.ts'
 import { neededFor, openNamed } from '../drivers/stores.ts'
@@ -27,6 +28,7 @@ export class Places {
   readonly #allowLocal: boolean
   readonly #stores = new Map<string, Promise<Store>>()
   #config: Promise<Config> | undefined
+  #atRest: Promise<AllStores> | undefined
 
   /** `local` says whether paths of this machine are taken too. */
   constructor(configFile: string | undefined, options: { local?: boolean } = {}) {
@@ -34,9 +36,12 @@ export class Places {
     this.#allowLocal = options.local ?? false
   }
 
-  /** The names of all stores of the configuration, each as a WHERE. */
+  /** The names of all stores of the configuration that are places by themselves, each as a WHERE. */
   async names(): Promise<string[]> {
-    return Object.keys((await this.#loaded()).stores).map((name) => `${name}:`)
+    const config = await this.#loaded()
+    const filestores = await filestoresOf(config)
+    const names = Object.keys(config.stores).filter((name) => !filestores.has(name))
+    return names.map((name) => `${name}:`)
   }
 
   /** The file that WHERE names. With `name`, a WHERE that is a directory or ends in "/" gets that name appended. */
@@ -49,8 +54,11 @@ export class Places {
   /** The directory that WHERE names. */
   async directory(where: string): Promise<Place> {
     const found = await this.#understand(where)
-    if (found.kind === 'store')
-      return { store: await this.#namedStore(found.name), key: cleanDirectory(found.key.replace(/\/+$/, '')) }
+    if (found.kind === 'store') {
+      const store = await this.#namedStore(found.name)
+      if ((await filestoresOf(await this.#loaded())).has(found.name)) await this.#scan()
+      return { store, key: cleanDirectory(found.key.replace(/\/+$/, '')) }
+    }
     if (found.kind === 'url') return { store: await this.#open(found.url, async () => openStore(found.url)), key: '' }
     return { store: localStore(realPath(found.path)), key: '' }
   }
@@ -58,6 +66,8 @@ export class Places {
   async [Symbol.asyncDispose](): Promise<void> {
     const stores = await Promise.allSettled(this.#stores.values())
     await Promise.allSettled(stores.map(async (result) => result.status === 'fulfilled' && result.value.close()))
+    const atRest = await this.#atRest?.catch(() => undefined)
+    await atRest?.[Symbol.asyncDispose]()
   }
 
   #localFile(file: string, name: string | undefined): Place {
@@ -96,13 +106,11 @@ export class Places {
     const { configNames } = await import('../daemon/config.ts')
     const hasConfig = this.#configFile !== undefined || configNames.some((file) => existsSync(file))
     if (!hasConfig && !isCertain) return false
-    const { stores } = await this.#loaded()
-    if (Object.hasOwn(stores, name)) return true
+    const { stores, filestores } = await this.#loaded()
+    const names = [...Object.keys(stores), ...Object.keys(filestores)]
+    if (names.includes(name)) return true
     if (!isCertain) return false
-    throw invalid(
-      `The configuration has no store ${JSON.stringify(name)}.`,
-      `It has: ${Object.keys(stores).join(', ')}.`,
-    )
+    throw invalid(`The configuration has no store ${JSON.stringify(name)}.`, `It has: ${names.join(', ')}.`)
   }
 
   async #loaded(): Promise<Config> {
@@ -115,6 +123,7 @@ export class Places {
   async #namedStore(name: string): Promise<Store> {
     return this.#open(`${name}:`, async () => {
       const config = await this.#loaded()
+      if ((await filestoresOf(config)).has(name)) return this.#storeAtRest(config, name)
       const needed = neededFor(name, config.stores)
       if (!Object.values(needed).some(({ saved }) => saved)) return openNamed(name, needed)
       const [{ savedRows, withSaved }, { Vault }] = await Promise.all([
@@ -125,6 +134,25 @@ export class Places {
     })
   }
 
+  /** A filestore needs its state and its cache, which belong to the daemon while one runs. */
+  async #storeAtRest(config: Config, name: string): Promise<Store> {
+    this.#atRest ??= import('../daemon/all-stores.ts').then(async ({ openAtRest }) => openAtRest(config))
+    try {
+      return (await this.#atRest).stores.get(name) as Store
+    } catch (error) {
+      if (codeOf(error) !== 'BUSY') throw error
+      throw new StowageError('BUSY', `${name} is in the hands of a daemon, which runs now.`, {
+        cause: error,
+        hint: 'Reach its files through that, or stop it first. `stowage filestore` works as well while it runs.',
+      })
+    }
+  }
+
+  /** What others have put into the directories of filestores is noticed before it is listed. */
+  async #scan(): Promise<void> {
+    for (const [, filestore] of (await this.#atRest)?.filestores ?? []) await filestore.scan()
+  }
+
   async #open(name: string, open: () => Promise<Store>): Promise<Store> {
     let store = this.#stores.get(name)
     if (!store) {
@@ -133,6 +161,11 @@ export class Places {
     }
     return store
   }
+}
+
+async function filestoresOf(config: Config): Promise<ReadonlySet<string>> {
+  if (Object.keys(config.filestores).length === 0) return new Set()
+  return (await import('../daemon/all-stores.ts')).filestoreNames(config)
 }
 
 /** A storage URL taken apart into the URL of the directory and the last part of its path, which is the key. */

@@ -1,9 +1,11 @@
 /** Asks the daemon that runs, or the state itself when none does. */
-import { silentLog } from '../core/log.ts'
+import { StowageError } from '../core/errors.ts'
+import { silentLog, type Log } from '../core/log.ts'
 import { loadConfig, type Config } from '../daemon/config.ts'
 import { askDaemon } from '../daemon/control.ts'
 import { startDaemon, type Daemon } from '../daemon/daemon.ts'
 import { SavedStores } from '../daemon/saved-stores.ts'
+import type { TaskReport } from '../daemon/tasks.ts'
 import { openDatabase } from '../state/database.ts'
 
 interface Answered<T> {
@@ -54,4 +56,62 @@ async function asked<T>(
   const answer = await askDaemon(`${config.state}.sock`, method, parameters, limitMs)
   if (answer !== undefined) return { answer: answer as T, isRunning: true }
   return { answer: await alone(config), isRunning: false }
+}
+
+/** Whoever answers several questions in a row: the daemon that runs, or the state itself. */
+export interface Client extends AsyncDisposable {
+  isRunning: boolean
+  /** The names of the filestores of the configuration. */
+  filestores: string[]
+  call<T>(method: string, parameters?: object): Promise<T>
+  /** Has a filestore work until the client is disposed of. Nothing happens where a daemon runs. */
+  start(filestore: string): Promise<void>
+}
+
+/** Reaches the daemon, or opens the state when none runs. What happens in the state is told to the log. */
+export async function connect(file: string | undefined, log: Log): Promise<Client> {
+  const config = await loadConfig(file, undefined, { secrets: false })
+  const filestores = Object.keys(config.filestores)
+  const socket = `${config.state}.sock`
+  const isRunning = filestores.length > 0 && (await askDaemon(socket, 'filestore.status')) !== undefined
+  if (isRunning || filestores.length === 0) {
+    const call = async <T>(method: string, parameters: object = {}) => {
+      const answer = await askDaemon(socket, method, parameters)
+      if (answer !== undefined) return answer as T
+      throw new StowageError('UNREACHABLE', 'The daemon has ended meanwhile.')
+    }
+    return { isRunning, filestores, call, start: async () => {}, [Symbol.asyncDispose]: async () => {} }
+  }
+  const daemon = await startDaemon({ config, log })
+  const methods = daemon.methods()
+  return {
+    isRunning,
+    filestores,
+    call: async <T>(method: string, parameters: object = {}) => (await methods[method]?.(parameters as never)) as T,
+    start: async (name) => daemon.filestores.get(name).start(),
+    [Symbol.asyncDispose]: async () => daemon.close(),
+  }
+}
+
+/** What a task finds, as it finds it. Rejects with ABORTED when the signal fires; the task ends then. */
+export async function* itemsOf<T>(
+  client: Client,
+  method: string,
+  parameters: object,
+  { signal, onProgress }: { signal: AbortSignal; onProgress?: (progress: number) => void },
+): AsyncGenerator<T> {
+  const id = await client.call<string>(method, parameters)
+  let isEnded = false
+  try {
+    while (!isEnded) {
+      const report = await client.call<TaskReport>('task.report', { id })
+      isEnded = report.isEnded
+      onProgress?.(report.progress)
+      yield* report.items as T[]
+      if (report.error) throw new StowageError(report.error.code, report.error.message)
+      if (signal.aborted) throw new StowageError('ABORTED', 'Stopped. What was done so far stays done.')
+    }
+  } finally {
+    if (!isEnded) await client.call('task.cancel', { id }).catch(() => undefined)
+  }
 }

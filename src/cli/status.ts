@@ -1,5 +1,6 @@
 /** `stowage status`: what is watched, what waits, what was set aside. */
 import type { Status } from '../daemon/daemon.ts'
+import { statusLines } from './filestore-status.ts'
 import type { Context } from './main.ts'
 import { ask } from './state.ts'
 
@@ -14,6 +15,7 @@ export async function run({ config, output }: Context): Promise<undefined> {
     output.line(`source ${name}: ${directory}, ${files} files${isRunning ? `, ${watching}` : ''}`)
   for (const { name, location, state, until, reason } of status.stores)
     output.line(`store ${name}: ${location}, ${state}${until ? ` until ${until}` : ''}${reason ? `: ${reason}` : ''}`)
+  for (const report of status.filestores) for (const line of statusLines(report, Date.now())) output.line(line)
   for (const { queue, waiting, running, setAside } of status.queues)
     output.line(`queue ${queue}: ${waiting} waiting, ${running} running, ${setAside} set aside`)
   if (status.queues.length === 0) output.line('Nothing waits.')

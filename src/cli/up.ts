@@ -18,6 +18,11 @@ export async function run(
     daemon.onDelivered((event) => {
       log.info(`${event.path} → ${event.store}:${event.key} (${formatBytes(event.size)})`, { ...event })
     })
+  if (options.verbose || output.json)
+    for (const [name, filestore] of daemon.filestores)
+      filestore.on('uploaded', (event) => {
+        log.info(`${name}:${event.key} → ${event.remote} (${formatBytes(event.bytes)})`, { filestore: name, ...event })
+      })
   const stopped = new Promise<void>((resolve) => {
     if (signal.aborted) resolve()
     else signal.addEventListener('abort', () => resolve(), { once: true })
@@ -25,7 +30,7 @@ export async function run(
   const started = daemon.up().then(() => {
     if (!signal.aborted)
       log.info(
-        `Watching ${Object.values(config.sources)
+        `Watching ${[...Object.values(config.sources), ...Object.values(config.filestores)]
           .map(({ directory }) => directory)
           .join(', ')}.`,
       )

@@ -1,12 +1,13 @@
 /** Every store of a configuration: places, filestores whose files go to them, and mounts of both. */
-import type { Clock } from '../core/clock.ts'
-import type { Log } from '../core/log.ts'
+import { systemClock, type Clock } from '../core/clock.ts'
+import { silentLog, type Log } from '../core/log.ts'
 import { openStores, type OpenStoresOptions, type StorePlace, type StoreSettings } from '../drivers/stores.ts'
-import type { Database } from '../state/database.ts'
-import type { Queue } from '../state/queue.ts'
+import { openDatabase, type Database } from '../state/database.ts'
+import { Queue } from '../state/queue.ts'
 import type { Store } from '../store/store.ts'
 import type { Config } from './config.ts'
 import { Filestores } from './filestores.ts'
+import { SavedStores } from './saved-stores.ts'
 
 /** What all stores are opened with. */
 export interface AllStoresParts extends OpenStoresOptions {
@@ -31,7 +32,7 @@ export interface AllStores extends AsyncDisposable {
 export async function openAllStores({ settings, ...parts }: AllStoresParts): Promise<AllStores> {
   await using rollback = new AsyncDisposableStack()
   const { config } = parts
-  const late = mountsOf(settings, Object.keys(config.filestores))
+  const late = filestoreNames({ ...config, stores: settings })
   const isLate = ([name]: [string, unknown]) => late.has(name)
   const all = Object.entries(settings)
   const places = rollback.use(await openStores(Object.fromEntries(all.filter((each) => !isLate(each))), parts))
@@ -48,12 +49,28 @@ export async function openAllStores({ settings, ...parts }: AllStoresParts): Pro
   }
 }
 
-/** The stores of mounts in which one of these is, however deep. */
-function mountsOf(settings: Readonly<Record<string, StoreSettings>>, names: readonly string[]): ReadonlySet<string> {
-  const found = new Set(names)
+/**
+ * Opens all of them on a state that nobody has, for who uses them and leaves: nothing is offloaded. Rejects with BUSY when a
+ * daemon runs.
+ */
+export async function openAtRest(config: Config): Promise<AllStores> {
+  await using rollback = new AsyncDisposableStack()
+  const database = await openDatabase(config.state)
+  rollback.defer(async () => database.close())
+  const settings = await new SavedStores({ config, database }).settings()
+  const queue = new Queue(database, { clock: systemClock })
+  const parts = { config, settings, database, queue, clock: systemClock, log: silentLog }
+  const opened = rollback.use(await openAllStores(parts))
+  const owned = rollback.move()
+  return { ...opened, [Symbol.asyncDispose]: async () => owned.disposeAsync() }
+}
+
+/** The names of filestores, and of stores of mounts in which there is one, however deep. */
+export function filestoreNames({ filestores, stores }: Pick<Config, 'filestores' | 'stores'>): ReadonlySet<string> {
+  const found = new Set(Object.keys(filestores))
   for (let size = -1; size !== found.size; ) {
     size = found.size
-    for (const [name, { mounts = {} }] of Object.entries(settings))
+    for (const [name, { mounts = {} }] of Object.entries(stores))
       if (Object.values(mounts).some((inner) => found.has(inner))) found.add(name)
   }
   return found
