@@ -59,7 +59,10 @@ export class Fetcher {
     const part = { start: Math.min(range?.start ?? 0, row.size), end: Math.min(range?.end ?? row.size, row.size) }
     const stream = new Checked(this.#context, row, part, { signal, isWanted })
     const first = await stream.begin()
-    return { info: infoOf(row), body: Readable.from(stream.bytes(first), { objectMode: false }) }
+    const body = Readable.from(stream.bytes(first), { objectMode: false })
+    // Whoever leaves before the first byte has not even begun to read.
+    body.once('close', () => first.body.destroy())
+    return { info: infoOf(row), body }
   }
 
   /** Opens all of a file: what the cache has as a whole, it gives; anything else does not have to go through it. */
