@@ -82,9 +82,9 @@ export class Fill {
 
   async #run() {
     try {
-      const { info, body } = await this.#source.opened
+      const { info } = await this.#source.opened
       if (!this.#entry.isVersion(info)) throw changed(this.#entry.key)
-      await this.#take(body as AsyncIterable<Buffer>)
+      await this.#take()
       if (this.next < this.end) throw endedEarly(this.#entry.key)
     } catch (error) {
       this.failure = { error }
@@ -99,8 +99,8 @@ export class Fill {
   }
 
   /** Cuts the stream into blocks. Those who follow get the bytes before they are on disk. */
-  async #take(body: AsyncIterable<Buffer>) {
-    for await (const chunk of body)
+  async #take() {
+    for (let chunk = await this.#source.next(); chunk; chunk = await this.#source.next())
       for (let at = 0; at < chunk.byteLength; ) {
         at += this.#add(chunk, at)
         const isWhole = this.#filled === this.#block.byteLength

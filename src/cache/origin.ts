@@ -1,6 +1,7 @@
 /** Where the cache gets files from, and how long it waits for them. */
 import type { Readable } from 'node:stream'
 import { StowageError } from '../core/errors.ts'
+import { Pull } from '../core/pull.ts'
 import type { ByteRange, OpenFile } from '../store/driver.ts'
 
 /** Where the cache gets a file from. */
@@ -22,6 +23,7 @@ export class Source {
   readonly #reject: (error: unknown) => void
   #timer: NodeJS.Timeout | undefined
   #body: Readable | undefined
+  #pull: Pull<Buffer> | undefined
 
   /** Begins to read. It ends with TIMEOUT when nothing is heard for so long, see `expect`. */
   constructor(origin: Origin, key: string, range: ByteRange | undefined, timeoutMs: number) {
@@ -34,10 +36,16 @@ export class Source {
     const read = async () => origin.read(key, { ...(range && { range }), signal: this.#stop.signal })
     read().then((opened) => {
       this.#body = opened.body.on('error', () => undefined) // heard by whoever reads it
+      this.#pull = new Pull<Buffer>(opened.body)
       if (this.#stop.signal.aborted) opened.body.destroy()
       resolve(opened)
     }, reject)
     promise.catch((error: unknown) => this.end(error))
+  }
+
+  /** The next bytes of the body, once it is open; undefined at its end. */
+  async next(): Promise<Buffer | undefined> {
+    return this.#pull?.next()
   }
 
   /** What was waited for has come, and more is: the time begins anew. */
@@ -52,11 +60,13 @@ export class Source {
     clearTimeout(this.#timer)
   }
 
-  /** Ends it: whoever still waits for it, or reads the body, gets the error. */
+  /** Ends it: whoever still waits for it gets the error. */
   end(error: unknown = unwanted): void {
     clearTimeout(this.#timer)
     this.#reject(error)
-    this.#body?.destroy(error as Error)
+    // A body may be in the middle of something that never ends: it is left, whether or not it notices.
+    this.#pull?.leave(error)
+    this.#body?.destroy()
     if (!this.#stop.signal.aborted) this.#stop.abort(error)
   }
 }

@@ -179,10 +179,10 @@ export class Reading extends Readable {
     const from = this.#origin.range ? this.#at : 0
     const source = (this.#source = this.#host.past(this.#origin, this.entry, { start: from, end: this.#end }))
     try {
-      const { info, body } = await source.opened
+      const { info } = await source.opened
       if (!this.entry.isVersion(info)) throw changed(this.entry.key)
       let position = from
-      for await (const chunk of body as AsyncIterable<Buffer>) {
+      for (let chunk = await source.next(); chunk; chunk = await source.next()) {
         const bytes = chunk.subarray(Math.max(0, this.#at - position))
         position += chunk.byteLength
         if (bytes.byteLength > 0) this.#give(bytes)
