@@ -134,6 +134,19 @@ test('groups that are left out stay', async () => {
   assert.deepEqual([counts?.waiting, counts?.running], [1, 1])
 })
 
+test('jobs of several groups come out oldest due first, no more than were asked for', async () => {
+  for (const [key, group] of ['a1', 'b2', 'b3', 'a4', 'c5'].map((name) => [name, name.charAt(0)] as const)) {
+    await queue.add({ queue: 'q', key, group })
+    now += 1
+  }
+  const keys = async (limit: number, excludeGroups: string[]) =>
+    (await queue.take('q', limit, { excludeGroups })).map(({ key }) => key)
+  assert.equal(await queue.nextDueMs('q', { excludeGroups: ['a', 'b'] }), now - 1)
+  assert.deepEqual(await keys(2, ['b']), ['a1', 'a4'])
+  assert.deepEqual(await keys(2, []), ['b2', 'b3'])
+  assert.deepEqual(await keys(2, []), ['c5'])
+})
+
 test('a job and the row it belongs to are kept or lost together', async () => {
   const failing = database.transaction(async (tx) => {
     await tx.run(`INSERT INTO settings VALUES ('a', 'b')`)

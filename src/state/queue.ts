@@ -130,15 +130,19 @@ export class Queue {
             Math.min(limit, perGroup),
           )),
         )
-      due.sort((a, b) => Number(a['due_ms']) - Number(b['due_ms']))
-      const jobs: Job[] = []
-      for (const { key = '' } of due.slice(0, limit)) {
-        const set = `state = 'running', attempt = attempt + 1, token = ?`
-        const returned = 'RETURNING key, grp, payload, attempt'
-        const sql = `UPDATE jobs SET ${set} WHERE queue = ? AND key = ? ${returned}`
-        for (const row of await tx.all(sql, token, queue, key)) jobs.push({ ...jobOf(queue, row), token })
-      }
-      return jobs
+      const byDue = (a: Row, b: Row) => Number(a['due_ms']) - Number(b['due_ms'])
+      const keys = due
+        .sort(byDue)
+        .slice(0, limit)
+        .map(({ key }) => key)
+      const rows = await tx.all(
+        `UPDATE jobs SET state = 'running', attempt = attempt + 1, token = ?
+         WHERE queue = ? AND key IN (SELECT value FROM json_each(?)) RETURNING key, grp, payload, attempt, due_ms`,
+        token,
+        queue,
+        JSON.stringify(keys),
+      )
+      return rows.sort(byDue).map((row) => ({ ...jobOf(queue, row), token }))
     })
   }
 
