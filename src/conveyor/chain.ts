@@ -1,6 +1,8 @@
 /** Runs the processors of a rule on one file, one after another, within a time limit. */
+import { availableParallelism } from 'node:os'
 import * as path from 'node:path'
 import { StowageError } from '../core/errors.ts'
+import { Limit } from '../core/limit.ts'
 import type { Workbench } from '../store/workbench.ts'
 import type { Original } from './original.ts'
 import type { Processor, ProcessorInput } from './processor.ts'
@@ -24,6 +26,9 @@ export interface ChainOptions {
   warn?: (message: string) => void
 }
 
+/** The turns of heavy processors, whichever file and rule they work for. */
+const heavy = new Limit(availableParallelism())
+
 /** Runs the chain. Rejects naming the processor and the file; TIMEOUT when it takes longer than its limit. */
 export async function runChain(
   processors: readonly Processor[],
@@ -45,6 +50,16 @@ function dependsOnOthers(processors: readonly Processor[], extension: string): b
 }
 
 async function runOne(
+  processor: Processor,
+  original: Original,
+  current: Processed,
+  options: ChainOptions,
+): Promise<Processed> {
+  const run = async () => runNow(processor, original, current, options)
+  return processor.isHeavy ? heavy.run(run, options.signal) : run()
+}
+
+async function runNow(
   processor: Processor,
   original: Original,
   current: Processed,

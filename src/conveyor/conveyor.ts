@@ -5,18 +5,20 @@ import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
 import type { Database } from '../state/database.ts'
 import { Queue, type Job } from '../state/queue.ts'
-import { Worker } from '../state/worker.ts'
+import { Worker, type WorkerOptions } from '../state/worker.ts'
 import type { Store } from '../store/store.ts'
 import { sweepWorkbenches } from '../store/workbench.ts'
 import { fingerprintOf } from './chain.ts'
 import { workOnDelivery, workOnFile, type FileJobContext, type FileOutcome } from './file-job.ts'
-import { Intake, type Source } from './intake.ts'
+import { Intake, type FilePayload, type Source } from './intake.ts'
 import { sendInvalidations, type Invalidate } from './invalidation.ts'
 import { KeyLock } from '../core/key-lock.ts'
 import { Lane } from '../core/lane.ts'
+import { hasReferences, wakeReferrers } from './references.ts'
 import { deleteKey, deleteSource } from './removal.ts'
 import type { Rule } from './rules.ts'
 import { SourceFeed } from './source-feed.ts'
+import { findUrl } from './urls.ts'
 
 /** What a conveyor is made of. */
 export interface ConveyorOptions {
@@ -94,6 +96,7 @@ export class Conveyor {
       locks: new KeyLock(),
       clock,
       workDirectory,
+      isFollowing: rules.some(isShowingOthers),
       isInvalidating: options.invalidate !== undefined,
       warn: (message) => log.warn(message),
       store: (name) => this.#store(name),
@@ -126,16 +129,27 @@ export class Conveyor {
   async start(): Promise<void> {
     await sweepWorkbenches(this.#options.workDirectory)
     await this.queue.recover()
+    this.#context.isFollowing ||= await hasReferences(this.#options.database)
     await this.#reconsider()
     const { clock, log } = this.#options
     const own = { clock, log }
     const pausedGroups = () => this.#pausedStores()
+    const onFailed: WorkerOptions['onFailed'] = (job, _error, outcome) => {
+      if (outcome === 'set aside') this.#giveUp(job).catch((error: unknown) => log.error((error as Error).message))
+    }
     this.#workers.push(
-      new Worker(this.queue, { queue: 'file', concurrency: filesAtOnce, handle: this.#handleFile(workOnFile), ...own }),
+      new Worker(this.queue, {
+        queue: 'file',
+        concurrency: filesAtOnce,
+        handle: this.#handleFile(workOnFile),
+        onFailed,
+        ...own,
+      }),
       new Worker(this.queue, {
         queue: 'delivery',
         concurrency: filesAtOnce,
         handle: this.#handleFile(workOnDelivery),
+        onFailed,
         pausedGroups,
         ...own,
       }),
@@ -239,6 +253,14 @@ export class Conveyor {
     }
   }
 
+  /** Nobody waits any longer for a file that was set aside. */
+  async #giveUp({ payload }: Job) {
+    if (!this.#context.isFollowing) return
+    await this.#options.database.transaction(async (tx) =>
+      wakeReferrers(tx, payload as FilePayload, undefined, this.queue),
+    )
+  }
+
   #announceLedger() {
     for (const listener of this.#ledgerListeners) listener()
   }
@@ -247,7 +269,9 @@ export class Conveyor {
   async #reconsider() {
     for (const [name, intake] of this.#intakes) {
       const rules = this.#options.rules.filter((rule) => rule.source === name)
-      const digest = createHash('sha256').update(rules.map(describeRule).join('\n')).digest('hex')
+      const digest = createHash('sha256')
+        .update(rules.map((rule) => this.#describe(rule)).join('\n'))
+        .digest('hex')
       const setting = `rules of ${name}`
       await this.#options.database.transaction(async (tx) => {
         const [row] = await tx.all('SELECT value FROM settings WHERE name = ?', setting)
@@ -260,6 +284,14 @@ export class Conveyor {
         )
       })
     }
+  }
+
+  /** Everything about a rule that decides what is delivered where, and what that shows of others. */
+  #describe(rule: Rule): string {
+    if (!isShowingOthers(rule)) return describeRule(rule)
+    const { documentRoot, basePath } = this.#context.sources.get(rule.source) ?? {}
+    const bases = rule.destinations.map((to) => findUrl(this.#store(to.store), 'key', to.url))
+    return `${describeRule(rule)} ${JSON.stringify([documentRoot, basePath, bases])}`
   }
 
   #store(name: string): Store {
@@ -289,7 +321,10 @@ export class Conveyor {
   }
 }
 
-/** Everything about a rule that decides what is delivered where. */
+function isShowingOthers({ processors }: Rule): boolean {
+  return processors.some(({ differsPerDestination }) => differsPerDestination)
+}
+
 function describeRule(rule: Rule): string {
   const { label, filter, destinations, deleteSourceAfterMs } = rule
   const where = destinations.map((to) => [to.store, to.path, ...(fingerprintOf([], to) ? [fingerprintOf([], to)] : [])])

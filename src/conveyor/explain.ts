@@ -3,7 +3,7 @@ import * as path from 'node:path'
 import { formatBytes } from '../core/units.ts'
 import type { Database } from '../state/database.ts'
 import type { Queue } from '../state/queue.ts'
-import { ignoreMatcher } from '../watch/ignore.ts'
+import { findIgnored, ignoreMatcher } from '../watch/ignore.ts'
 import { fileJobKey, type Source } from './intake.ts'
 import { isCurrent, rowsOf, type LedgerRow } from './ledger.ts'
 import { lookAt, type Original } from './original.ts'
@@ -42,7 +42,7 @@ export async function explain(file: string, context: ExplainContext): Promise<Ex
   }
   explanation.source = source.name
   const relative = path.relative(source.directory, absolute).split(path.sep).join('/')
-  const ignored = ignoredBy(source, relative)
+  const ignored = findIgnored(ignoreMatcher(source.ignore), relative)
   if (ignored) {
     explanation.lines.push(`It is in the source ${source.name}, which ignores ${ignored}. Nothing happens to it.`)
     return explanation
@@ -58,16 +58,6 @@ export async function explain(file: string, context: ExplainContext): Promise<Ex
 function isBelow(directory: string, file: string): boolean {
   const relative = path.relative(directory, file)
   return relative !== '' && relative !== '..' && !relative.startsWith(`..${path.sep}`) && !path.isAbsolute(relative)
-}
-
-function ignoredBy(source: Source, relative: string): string | undefined {
-  const isIgnored = ignoreMatcher(source.ignore)
-  const parts = relative.split('/')
-  for (let depth = 1; depth <= parts.length; depth++) {
-    const part = parts.slice(0, depth).join('/')
-    if (isIgnored(part, depth < parts.length)) return part
-  }
-  return undefined
 }
 
 function describeOriginal(source: Source, original: Original | undefined): string {

@@ -5,21 +5,35 @@
  * Order of things, for a kill at any instant: the key is noted in the ledger, the file is stored under it, the delivery
  * is recorded, and in that same transaction superseded keys become delete jobs and the file's job ends.
  */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
 import * as path from 'node:path'
+import { pipeline } from 'node:stream/promises'
 import type { Clock } from '../core/clock.ts'
 import { StowageError } from '../core/errors.ts'
 import type { Database, Transaction } from '../state/database.ts'
 import type { Job, NewJob, Queue } from '../state/queue.ts'
 import type { Store } from '../store/store.ts'
 import { createWorkbench } from '../store/workbench.ts'
+import { Addresses } from './addresses.ts'
 import { fingerprintOf, lazyBench, runChain, type ChainOptions, type Processed } from './chain.ts'
 import { link, send, type Sent } from './delivery.ts'
-import { fileJobKey, joined, type FilePayload, type Source } from './intake.ts'
+import { deliveryJobKey, joined, type FilePayload, type Source } from './intake.ts'
 import { noteInvalidations } from './invalidation.ts'
 import type { KeyLock } from '../core/key-lock.ts'
 import type { Lane } from '../core/lane.ts'
 import { intend, isCurrent, ownersOf, record, rowsOf, type Delivery, type LedgerKey, type LedgerRow } from './ledger.ts'
 import { changedMeanwhile, isSame, lookAt, type Original } from './original.ts'
+import {
+  followJob,
+  isWaitingFor,
+  keepReferences,
+  noteReferences,
+  wakeReferrers,
+  type FileName,
+  type Reference,
+  type Referrer,
+} from './references.ts'
 import { supersede, type SourcePayload } from './removal.ts'
 import { cachingOf, linkFor, mismatch, type Destination, type Rule } from './rules.ts'
 import { findUrl } from './urls.ts'
@@ -36,6 +50,8 @@ export interface FileJobContext {
   workDirectory: string
   /** Is there somebody who tells networks of caches what to forget? */
   isInvalidating: boolean
+  /** May files refer to others? */
+  isFollowing: boolean
   /** Tells the operator what processors find odd. */
   warn: (message: string) => void
   store: (name: string) => Store
@@ -60,6 +76,15 @@ interface Task extends LedgerKey {
   /** The name changes whenever the content does. */
   isVersioned: boolean
   fingerprint: string
+  /** What it shows of other files, and the SHA-256 of it all: it may change while the original does not. */
+  addresses?: Addresses
+  digest?: string
+}
+
+/** A delivery that waits for others. */
+interface Wait {
+  referrer: Referrer
+  addresses: Addresses
 }
 
 /** The payload of a delivery job: one destination that had failed. */
@@ -97,29 +122,47 @@ async function work(
     (rule) => rule.source === source.name && mismatch(rule.filter, original.path, original.size) === undefined,
   )
   const plan = new Plan(original, source, matching)
+  const chain = { workDirectory: bench.directory, warn: context.warn, signal }
   for (const rule of matching)
     if (rule.destinations.some((to) => isMeant(rule, to)))
-      await plan.process(rule, isMeant, { workDirectory: bench.directory, warn: context.warn, signal })
+      await plan.process(rule, { isMeant, chain, context, attempt: job.attempt })
   // What a chain made of a file that has changed since is of no use to anybody. An original is watched while it is sent.
   if (plan.tasks.some(({ file }) => file !== original.file)) {
     const now = lookAt(source.directory, payload.path)
     if (!now || !isSame(now, original)) throw changedMeanwhile(original)
   }
-  const { rows, tasks, unchanged } = await context.database.transaction(async (tx) => plan.intend(tx))
+  const { rows, tasks, current } = await context.database.transaction(async (tx) => {
+    const intended = await plan.intend(tx)
+    await plan.refer(tx, payload, context)
+    return intended
+  })
   const results = await Promise.all(tasks.map(async (task) => deliver(task, original, context, signal)))
   // Awaited here: while the bench is taken away nobody else would hear of its failure, which then ends the process.
-  return await conclude({ job, payload, plan, rows, results, unchanged }, context)
+  return await conclude({ job, payload, plan, rows, results, current }, context)
 }
 
 /** A file that is not there: if that is the news, what was delivered of it goes. Otherwise the news is still to come. */
 async function followAbsence(job: Job, payload: FilePayload, context: FileJobContext): Promise<FileOutcome> {
   const superseded = await context.database.transaction(async (tx) => {
-    const rows = payload.event === 'deleted' ? await rowsOf(tx, payload.source, payload.path) : []
+    const isNews = payload.event === 'deleted'
+    const rows = isNews ? await rowsOf(tx, payload.source, payload.path) : []
     for (const row of rows) await supersede(row, 0, context.queue, tx)
+    if (isNews && context.isFollowing) {
+      await keepReferences(tx, payload, context.queue, () => [])
+      await wakeReferrers(tx, payload, undefined, context.queue)
+    }
     await finish(job, context.queue, tx)
     return rows.length
   })
   return { delivered: [], unchanged: 0, deferred: 0, superseded }
+}
+
+/** What chains are run for, and with. */
+interface Run {
+  isMeant: (rule: Rule, to: Destination) => boolean
+  chain: Pick<ChainOptions, 'workDirectory' | 'warn' | 'signal'>
+  context: FileJobContext
+  attempt: number
 }
 
 /** What the rules want of one original. */
@@ -130,6 +173,7 @@ class Plan {
   readonly tasks: Task[] = []
   /** Failures of chains, and of keys that two files claim. */
   readonly failures: unknown[] = []
+  readonly waits: Wait[] = []
   /** Rules whose keys are all known, so that their other keys are superseded. */
   readonly settled = new Set<string>()
 
@@ -140,53 +184,81 @@ class Plan {
   }
 
   /** Runs a rule's chain: once, or once per destination where a processor's output depends on it. */
-  async process(
-    rule: Rule,
-    isMeant: (rule: Rule, to: Destination) => boolean,
-    chain: Pick<ChainOptions, 'workDirectory' | 'warn' | 'signal'>,
-  ) {
+  async process(rule: Rule, run: Run) {
     const isEach = rule.processors.some((processor) => processor.differsPerDestination)
-    let shared: Processed | undefined
+    const meant = rule.destinations.filter((to) => run.isMeant(rule, to))
+    const { timeLimitMs } = rule
     try {
-      for (const to of rule.destinations) {
-        const options = { ...chain, timeLimitMs: rule.timeLimitMs }
-        const processed: Processed = isEach
-          ? await runChain(rule.processors, this.original, { ...options, destination: to })
-          : (shared ??= await runChain(rule.processors, this.original, options))
-        if (isMeant(rule, to)) this.#add(rule, to, processed)
-      }
-      if (rule.destinations.every((to) => isMeant(rule, to))) this.settled.add(rule.label)
+      const shared = isEach ? undefined : await runChain(rule.processors, this.original, { ...run.chain, timeLimitMs })
+      for (const to of meant)
+        if (shared) this.#add(rule, to, shared)
+        else await this.#processFor(rule, to, run)
+      const isWaiting = this.waits.some(({ referrer }) => referrer.rule === rule.label)
+      if (meant.length === rule.destinations.length && !isWaiting) this.settled.add(rule.label)
     } catch (error) {
       this.failures.push(error)
     }
   }
 
-  #add(rule: Rule, to: Destination, { file, name, isVersioned }: Processed) {
-    const directory = path.posix.dirname(this.original.path)
-    const key = path.posix.join(to.path, directory, name)
-    const fingerprint = fingerprintOf(rule.processors, to)
-    const { source, path: relative } = { source: this.source.name, path: this.original.path }
-    this.tasks.push({
-      source,
-      path: relative,
-      rule: rule.label,
-      destination: to.store,
-      key,
-      ruleOf: rule,
-      to,
-      file,
-      isVersioned,
-      fingerprint,
-    })
+  async #processFor(rule: Rule, to: Destination, { chain, context, attempt }: Run) {
+    const { original, source } = this
+    const addresses = new Addresses({ source, original, rule, to, attempt }, context)
+    const destination = {
+      store: to.store,
+      path: to.path,
+      addressOf: async (reference: string) => addresses.of(reference),
+    }
+    let processed: Processed | undefined
+    try {
+      processed = await runChain(rule.processors, original, { ...chain, timeLimitMs: rule.timeLimitMs, destination })
+    } catch (error) {
+      if (addresses.awaited.length === 0) throw error
+    }
+    if (!processed || addresses.awaited.length > 0) {
+      const referrer = { ...this.#name, rule: rule.label, destination: to.store, directory: to.path }
+      this.waits.push({ referrer, addresses })
+    } else if (addresses.references.length > 0)
+      this.#add(rule, to, processed, { addresses, digest: await sha256Of(processed.file) })
+    else this.#add(rule, to, processed)
   }
 
-  /** Notes the keys that are about to be written, and tells which tasks really have something to do. */
-  async intend(tx: Transaction): Promise<{ rows: LedgerRow[]; tasks: Task[]; unchanged: number }> {
+  get #name(): FileName {
+    return { source: this.source.name, path: this.original.path }
+  }
+
+  #add(rule: Rule, to: Destination, processed: Processed, shown: Pick<Task, 'addresses' | 'digest'> = {}) {
+    const { file, name, isVersioned } = processed
+    const key = path.posix.join(to.path, path.posix.dirname(this.original.path), name)
+    const fingerprint = fingerprintOf(rule.processors, to)
+    const task = { ...this.#name, rule: rule.label, destination: to.store, key, ruleOf: rule, to }
+    this.tasks.push({ ...task, file, isVersioned, fingerprint, ...shown })
+  }
+
+  /** Notes what is referred to, and has the file looked at once more when that has changed since, or waits for this very file. */
+  async refer(tx: Transaction, payload: FilePayload, context: FileJobContext) {
+    const shown = this.tasks.map((task) => ({ referrer: referrerOf(task), addresses: task.addresses }))
+    let isOutdated = false
+    for (const { referrer, addresses } of [...shown, ...this.waits]) {
+      if (!addresses) continue
+      await noteReferences(tx, referrer, addresses.references)
+      isOutdated ||= await addresses.isOutdated(tx)
+      for (const awaited of addresses.awaited)
+        isOutdated ||= await isWaitingFor(tx, referrer.destination, awaited, this.#name)
+    }
+    if (isOutdated) await context.queue.add(followJob(payload, payload.follows), tx)
+  }
+
+  /** Notes the keys that are about to be written, and tells which tasks really have something to do, and which have not. */
+  async intend(tx: Transaction): Promise<{ rows: LedgerRow[]; tasks: Task[]; current: Task[] }> {
     const rows = await rowsOf(tx, this.source.name, this.original.path)
-    const tasks: Task[] = []
+    const [tasks, current]: [Task[], Task[]] = [[], []]
     for (const task of this.tasks) {
       const row = rows.find((candidate) => isSameDelivery(candidate, task))
-      if (row && isCurrent(row, this.original, task.fingerprint)) continue
+      const isSameContent = task.digest === undefined || task.digest === row?.delivery?.digest
+      if (row && isSameContent && isCurrent(row, this.original, task.fingerprint)) {
+        current.push(task)
+        continue
+      }
       const rival = (await ownersOf(tx, task.destination, task.key)).find(
         (owner) => !isSameDelivery(owner, task) && !this.#isOwnPast(owner),
       )
@@ -196,7 +268,7 @@ class Plan {
         tasks.push(task)
       }
     }
-    return { rows, tasks, unchanged: this.tasks.length - tasks.length - this.failures.length }
+    return { rows, tasks, current }
   }
 
   /** A rule that no longer applies to this file, such as one that was renamed, leaves its keys to those that do. */
@@ -244,12 +316,13 @@ interface Conclusion {
   plan: Plan
   rows: LedgerRow[]
   results: Result[]
-  unchanged: number
+  /** What was there already. */
+  current: Task[]
 }
 
 /** Records what was delivered, orders the removal of what is superseded, hands failing stores jobs of their own, and ends the job. */
 async function conclude(conclusion: Conclusion, context: FileJobContext): Promise<FileOutcome> {
-  const { job, payload, plan, rows, results, unchanged } = conclusion
+  const { job, payload, plan, rows, results, current } = conclusion
   const failed = results.filter((result) => 'error' in result)
   const sent = results.filter((result) => 'sent' in result)
   // A change of the original is not its stores' fault; the file as a whole is taken again.
@@ -267,7 +340,16 @@ async function conclude(conclusion: Conclusion, context: FileJobContext): Promis
       const delayMs = plan.matching.find((rule) => rule.label === row.rule)?.supersededAfterMs ?? 0
       await supersede(row, row.delivery ? delayMs : 0, context.queue, tx)
     }
+    if (context.isFollowing) {
+      const done = [...current, ...sent.map(({ task }) => task)]
+      await keepReferences(tx, payload, context.queue, (referrer) => referencesOf(referrer, plan, done))
+      await wakeReferrers(tx, payload, settledStores(conclusion, failed), context.queue)
+    }
     if (!isWhole) return old.length
+    if (plan.waits.length > 0) {
+      await context.queue.fail(job, waitingFor(plan), tx)
+      return old.length
+    }
     if (job.queue === 'file')
       await context.queue.addMany(
         failed.map(({ task }) => deliveryJob(payload, task)),
@@ -286,10 +368,47 @@ async function conclude(conclusion: Conclusion, context: FileJobContext): Promis
       key: task.key,
       size,
     })),
-    unchanged,
+    unchanged: current.length,
     deferred: failed.length,
     superseded,
   }
+}
+
+/** What a delivery of the file shows, as far as this run knows better than the last. */
+function referencesOf(referrer: Referrer, plan: Plan, done: readonly Task[]): readonly Reference[] | 'all' {
+  const rule = plan.matching.find(({ label }) => label === referrer.rule)
+  const isWanted = rule?.destinations.some((to) => to.store === referrer.destination && to.path === referrer.directory)
+  if (!isWanted) return []
+  const { rule: label, destination, directory } = referrer
+  const task = done.find(({ to, ...each }) => each.rule === label && to.store === destination && to.path === directory)
+  return task ? (task.addresses?.references ?? []) : 'all'
+}
+
+function referrerOf({ source, path: file, rule, to }: Task): Referrer {
+  return { source, path: file, rule, destination: to.store, directory: to.path }
+}
+
+/** The stores at which the file's work is done, so that others need not wait for it. */
+function settledStores({ job, plan, rows }: Conclusion, failed: readonly { task: Task }[]): Set<string> {
+  const storesOf = (rules: readonly Rule[]) => rules.flatMap(({ destinations }) => destinations.map((to) => to.store))
+  const isOne = job.queue === 'delivery'
+  const all = isOne ? plan.tasks : rows
+  const stores = [...all.map(({ destination }) => destination), ...(isOne ? [] : storesOf(plan.matching))]
+  const open = isOne ? [] : storesOf(plan.matching.filter(({ label }) => !plan.settled.has(label)))
+  open.push(...failed.map(({ task }) => task.destination), ...plan.waits.map(({ referrer }) => referrer.destination))
+  return new Set(stores).difference(new Set(open))
+}
+
+function waitingFor({ original, waits }: Plan): StowageError {
+  const names = [...new Set(waits.flatMap(({ addresses }) => addresses.awaited.map((awaited) => awaited.path)))]
+  const more = names.length > 1 ? ` and ${names.length - 1} more` : ''
+  return new StowageError('BUSY', `${original.path} refers to ${names[0]}${more}, still to be delivered.`)
+}
+
+async function sha256Of(file: string): Promise<string> {
+  const hash = createHash('sha256')
+  await pipeline(createReadStream(file), hash)
+  return hash.digest('hex')
 }
 
 /** Where caches may have what was replaced: under keys that were delivered to before, and keep their names. */
@@ -345,7 +464,7 @@ function deliveryJob(payload: FilePayload, task: Task): NewJob {
   const own: DeliveryPayload = { ...payload, rule: task.rule, store: task.destination, directory: task.to.path }
   return {
     queue: 'delivery',
-    key: `${fileJobKey(payload.source, payload.path)} ${JSON.stringify([task.rule, task.destination, task.to.path])}`,
+    key: deliveryJobKey(payload, task.rule, task.to),
     group: task.destination,
     payload: own,
   }

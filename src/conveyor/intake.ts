@@ -10,6 +10,8 @@ import { mergeEvents, type FileEvent } from './events.ts'
 import { isSame, lookAt, type Original } from './original.ts'
 import type { ScannedDirectory } from './scanner.ts'
 
+type Identity = Pick<Original, 'size' | 'mtimeNs' | 'inode'>
+
 /** A directory that is watched. */
 export interface Source {
   name: string
@@ -21,6 +23,10 @@ export interface Source {
   settleMs: number
   /** Ask the file system every so many milliseconds instead of listening to it. */
   pollingMs?: number
+  /** The directory that the web server shows as its root, for references that begin with a slash. Default: `directory`. */
+  documentRoot?: string
+  /** Where the site begins for its visitors, with slashes at both ends. Taken away where the document root has no such directory. Default `/`. */
+  basePath?: string
 }
 
 /** What a file job is about. */
@@ -28,11 +34,30 @@ export interface FilePayload {
   source: string
   path: string
   event: FileEvent
+  /** How many changes of addresses led to this one, each by another. */
+  follows?: number
 }
 
 /** The key of the job of a file. A source's name has no slash. */
 export function fileJobKey(source: string, path: string): string {
   return `${source}/${path}`
+}
+
+/** The key of the job of one destination of a file. */
+export function deliveryJobKey(
+  { source, path }: Pick<FilePayload, 'source' | 'path'>,
+  rule: string,
+  to: { store: string; path: string },
+): string {
+  return `${fileJobKey(source, path)} ${JSON.stringify([rule, to.store, to.path])}`
+}
+
+/** How a file was when it was last seen; undefined when there has been no news of it. */
+export async function seenAs(tx: Transaction, source: string, path: string): Promise<Identity | undefined> {
+  const [directory, name] = split(path)
+  const where = 'source = ? AND directory = ? AND name = ?'
+  const [row] = await tx.all(`SELECT size, mtime_ns, inode FROM seen WHERE ${where}`, source, directory, name)
+  return row && identityOf(row)
 }
 
 /** Adds file jobs for one source. */
@@ -55,7 +80,7 @@ export class Intake {
       const original = this.#lookAt(path)
       if (original) {
         await this.#touch(split(path)[0], tx)
-        await this.#found(original, tx, await this.#seen(path, tx))
+        await this.#found(original, tx, await seenAs(tx, this.#source.name, path))
       } else if (original === undefined) await this.#gone(path, tx)
     }
   }
@@ -74,10 +99,11 @@ export class Intake {
       const path = joined(directory, name)
       const file = `${root}/${path}`
       const mtimeNs = scanned.mtimesNs[index] ?? 0n
+      const known = missing.get(name)
       await this.#found(
         { file, path, size: scanned.sizes[index] ?? 0, mtimeNs, inode: scanned.inodes[index] ?? 0n },
         tx,
-        missing.get(name),
+        known && identityOf(known),
       )
       missing.delete(name)
     }
@@ -128,31 +154,14 @@ export class Intake {
     }
   }
 
-  async #seen(path: string, tx: Transaction): Promise<Row | undefined> {
-    const [directory, name] = split(path)
-    const where = 'source = ? AND directory = ? AND name = ?'
-    const [row] = await tx.all(
-      `SELECT size, mtime_ns, inode FROM seen WHERE ${where}`,
-      this.#source.name,
-      directory,
-      name,
-    )
-    return row
-  }
-
   /** From now on the directory is not what its digest says. */
   async #touch(directory: string, tx: Transaction) {
     await tx.run('DELETE FROM seen_directories WHERE source = ? AND directory = ?', this.#source.name, directory)
   }
 
-  async #found(original: Original, tx: Transaction, row: Row | undefined) {
+  async #found(original: Original, tx: Transaction, before: Identity | undefined) {
     const [directory, name] = split(original.path)
     const { name: source } = this.#source
-    const before = row && {
-      size: Number(row['size']),
-      mtimeNs: BigInt(row['mtime_ns'] ?? 0),
-      inode: BigInt(row['inode'] ?? 0),
-    }
     if (before && isSame(before, original)) return
     await tx.run(
       `INSERT INTO seen (source, directory, name, size, mtime_ns, inode) VALUES (?, ?, ?, ?, ?, ?)
@@ -207,6 +216,10 @@ export class Intake {
     }
     await this.#queue.add(job, tx)
   }
+}
+
+function identityOf(row: Row): Identity {
+  return { size: Number(row['size']), mtimeNs: BigInt(row['mtime_ns'] ?? 0), inode: BigInt(row['inode'] ?? 0) }
 }
 
 function split(path: string): [directory: string, name: string] {

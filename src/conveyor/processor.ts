@@ -10,7 +10,17 @@ export interface ProcessorInput {
   sourceFile: string
   sourcePath: string
   /** For processors whose output differs per destination. Absent for all others. */
-  destination?: { store: string; path: string }
+  destination?: {
+    store: string
+    path: string
+    /**
+     * What a reference in this file must be at this destination: the address of the delivered file, with query and
+     * fragment as they were; relative where the store has no public URL. References to what is not delivered there, and
+     * to other sites, come back as they are. When the address changes later this file is processed again by itself.
+     * Rejects while the delivery is still to come: let that through, and the file is processed again when it has come.
+     */
+    addressOf: (reference: string) => Promise<string>
+  }
   /** A directory of this run alone, made at the first call; new content goes there. */
   workDirectory: () => Promise<string>
   /** Tells the operator what is odd about the file, or about the machine. The chain adds the names. */
@@ -41,5 +51,7 @@ export interface Processor {
   readonly extensions?: readonly string[]
   /** The output depends on the destination, so the chain runs once for each. */
   readonly differsPerDestination?: boolean
+  /** Takes much time or memory: of all that do, as many as there are cores run at once. The time limit begins with its turn. */
+  readonly isHeavy?: boolean
   process(input: ProcessorInput): Promise<ProcessorOutput | undefined>
 }

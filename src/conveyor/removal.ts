@@ -9,6 +9,7 @@ import type { KeyLock } from '../core/key-lock.ts'
 import type { Lane } from '../core/lane.ts'
 import { forget, ownersOf, rowsOf, type LedgerRow } from './ledger.ts'
 import { isSame, lookAt } from './original.ts'
+import { isReferredTo } from './references.ts'
 
 /** What both kinds of removal need. */
 export interface RemovalContext {
@@ -37,24 +38,31 @@ export async function supersede(row: LedgerRow, delayMs: number, queue: Queue, t
     queue: 'delete-key',
     key: `${row.destination}/${row.key}`,
     group: row.destination,
-    payload: { destination: row.destination, key: row.key },
+    payload: { destination: row.destination, key: row.key, delayMs },
     delayMs,
   }
   await queue.add(job, tx)
 }
 
-/** Deletes a key that was ours, unless somebody delivers to it again. */
+/** How often a key that is still referred to is asked for again. Usually the last who lets go of it brings its job back. */
+const referredMs = 300_000
+
+/** Deletes a key that was ours, unless somebody delivers to it again. One that something delivered refers to waits for that to be replaced. */
 export async function deleteKey(job: Job, context: RemovalContext, signal: AbortSignal): Promise<boolean> {
   const { destination, key } = job.payload as { destination: string; key: string }
   // Under the lock of the key: a delivery that begins now waits until the delete is over.
-  const isDeleted = await context.locks.run(`${destination}/${key}`, async () => {
-    const owners = await context.database.transaction(async (tx) => ownersOf(tx, destination, key))
-    if (owners.length > 0) return false
+  const outcome = await context.locks.run(`${destination}/${key}`, async () => {
+    const held = await context.database.transaction(async (tx) => {
+      if ((await ownersOf(tx, destination, key)).length > 0) return 'delivered again'
+      return (await isReferredTo(tx, destination, key)) ? 'referred to' : undefined
+    })
+    if (held) return held
     await context.lane(destination).run(async () => context.store(destination).delete(key, { signal }), signal)
-    return true
+    return 'deleted'
   })
-  await context.queue.finish(job)
-  return isDeleted
+  if (outcome === 'referred to') await context.queue.postpone(job, referredMs)
+  else await context.queue.finish(job)
+  return outcome === 'deleted'
 }
 
 /**

@@ -162,4 +162,19 @@ export const migrations: readonly string[] = [
     ${counting('OLD', '-')};
     ${counting('NEW', '+')};
   END`,
+  // What is delivered shows addresses of other files: who refers to whom, under which key, and waits for it.
+  `CREATE TABLE refers (
+    source TEXT NOT NULL,
+    path TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    directory TEXT NOT NULL,
+    to_source TEXT NOT NULL,
+    to_path TEXT NOT NULL,
+    key TEXT NOT NULL,
+    pending INTEGER NOT NULL,
+    PRIMARY KEY (source, path, rule, destination, directory, to_source, to_path, key)
+  ) WITHOUT ROWID;
+  CREATE INDEX refers_to ON refers (to_source, to_path, destination);
+  CREATE INDEX refers_key ON refers (destination, key)`,
 ]

@@ -33,6 +33,8 @@ export interface NewJob {
   merge?: (waiting: unknown, added: unknown) => unknown
   /** Leave a job that is already there as it is. Default: it is replaced, and its clock restarts. */
   unlessQueued?: boolean
+  /** A job that is there already stays what it is: it is due now if it was tried before, and runs once more if it runs. */
+  isReminder?: boolean
 }
 
 /** A job that is set aside until somebody asks for it again. */
@@ -255,14 +257,20 @@ export class Queue {
     }))
   }
 
-  /** What is known about one job: its state, the attempts made, when it is due, why it failed last. */
-  async find(queue: string, key: string) {
-    const [row] = await this.#database.transaction(async (tx) =>
-      tx.all('SELECT state, attempt, due_ms, reason FROM jobs WHERE queue = ? AND key = ?', queue, key),
-    )
+  /** What is known about one job: its payload, its state, the attempts made, when it is due, why it failed last. */
+  async find(queue: string, key: string, tx?: Transaction) {
+    const sql = 'SELECT payload, state, attempt, due_ms, reason FROM jobs WHERE queue = ? AND key = ?'
+    const look = async (inside: Transaction) => inside.all(sql, queue, key)
+    const [row] = await (tx ? look(tx) : this.#database.transaction(look))
     if (!row) return undefined
-    const { state, attempt, due_ms: due, reason } = row
-    return { state: String(state), attempt: Number(attempt), dueMs: Number(due), reason: reason as string | null }
+    const { payload, state, attempt, due_ms: due, reason } = row
+    return {
+      payload: JSON.parse(String(payload)) as unknown,
+      state: String(state),
+      attempt: Number(attempt),
+      dueMs: Number(due),
+      reason: reason as string | null,
+    }
   }
 
   /** When the next waiting job of a queue is due; undefined when none waits. */
@@ -303,7 +311,8 @@ export class Queue {
       payload,
       due,
     )
-    if (inserted === 0 && !job.unlessQueued) await this.#addAgain(job, payload, due, tx)
+    if (inserted > 0 || job.unlessQueued) return
+    await (job.isReminder ? this.#remind(job, tx) : this.#addAgain(job, payload, due, tx))
   }
 
   async #addAgain(job: NewJob, payload: string, due: number, tx: Transaction) {
@@ -334,6 +343,15 @@ export class Queue {
       job.queue,
       job.key,
     )
+  }
+
+  async #remind({ queue, key }: NewJob, tx: Transaction) {
+    const which = 'WHERE queue = ? AND key = ?'
+    const now = this.#clock.now()
+    const once = 'again = payload, again_due_ms = ?'
+    await tx.run(`UPDATE jobs SET ${once} ${which} AND state = 'running' AND again IS NULL`, now, queue, key)
+    const soon = 'due_ms = ?, attempt = 1'
+    await tx.run(`UPDATE jobs SET ${soon} ${which} AND state = 'waiting' AND attempt > 0`, now, queue, key)
   }
 
   /** If the key was added while the job ran, it waits again with what was added. */

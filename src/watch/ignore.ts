@@ -25,6 +25,14 @@ export function ignoreMatcher(patterns: readonly string[]): IsIgnored {
   }
 }
 
+/** The part of a path, from the root on, that is ignored; undefined when none is. */
+export function findIgnored(isIgnored: IsIgnored, path: string): string | undefined {
+  const parts = path.split('/')
+  return parts
+    .map((_, depth) => parts.slice(0, depth + 1).join('/'))
+    .find((part, depth) => isIgnored(part, depth < parts.length - 1))
+}
+
 function compile(pattern: string) {
   const isForDirectories = pattern.endsWith('/')
   const clean = pattern.replace(/^\/|\/$/g, '')
