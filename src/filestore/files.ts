@@ -135,26 +135,26 @@ export class Files {
       const row = await registry.find(key)
       if (!row || row.deletedMs !== undefined) return
       const { deleteAfterMs: delayMs } = settings
+      // What is in the cloud can be restored from there; other bytes wait here.
+      const local = row.cloud ? undefined : row.local
+      const deleted: FileRow = { ...row, deletedMs: clock.now(), former: row.local, local }
       await registry.transaction(async (tx) => {
         const replicas = await registry.replicas(key, tx)
-        const former = row.local
-        // What is in the cloud can be restored from there; other bytes wait here.
-        const local = row.cloud ? undefined : row.local
-        await registry.put({ ...row, deletedMs: clock.now(), former, local }, tx)
+        await registry.put(deleted, tx)
         await queue.cancel(queueName(this.#context, 'offload'), { key }, tx)
         for (const replica of replicas) await queueRemoval(this.#context, replica, { delayMs }, tx)
         if (local !== undefined || replicas.length === 0) await queuePurge(this.#context, key, delayMs, tx)
       })
-      await this.tidyDeleted({ ...row, deletedMs: 0 })
+      await this.#tidyDeleted(deleted)
       events.emit('deleted', { key, isFinal: false })
     })
   }
 
   /** Moves the local bytes of a deleted file out of the way, should they still be in it. Needs the lock. */
-  async tidyDeleted({ key, version, local: state, cloud }: FileRow): Promise<void> {
+  async #tidyDeleted({ key, version, local: kept, former }: FileRow): Promise<void> {
     const { local, cache, name } = this.#context
-    if (state !== undefined && cloud) await local.remove(key, state)
-    else if (state !== undefined) await local.discard(key, state, version)
+    if (former !== undefined && kept === undefined) await local.remove(key, former)
+    else if (former !== undefined) local.discard(key, former, version)
     await cache?.drop(name, key)
   }
 
@@ -211,6 +211,19 @@ export class Files {
     }
   }
 
+  /** Ends what a process was doing with local files when it was killed. */
+  async settleAsides(): Promise<void> {
+    const { registry, local, lock } = this.#context
+    if (!local.isThere) return
+    for (const { name, key, state, isExpected } of local.leftAside())
+      await lock.run(key, async () => {
+        const row = await registry.find(key)
+        const isRestorable = row?.deletedMs !== undefined && row.local === state
+        const end = isExpected ? (isRestorable ? { discardAs: row.version } : 'remove') : 'put back'
+        await local.settleAside(name, key, end)
+      })
+  }
+
   /** Does the disk say that a move has been made? */
   async #isMoved({ from, to, state, replaced }: MoveNote): Promise<boolean> {
     const { registry, local } = this.#context
@@ -256,9 +269,14 @@ export class Files {
   /** Puts right what registry and disk disagree about. False when there is nothing. */
   async #compare(key: string, state: string | undefined): Promise<boolean> {
     const { registry, lock } = this.#context
+    const isLeft = (row: FileRow | undefined): row is FileRow =>
+      row?.deletedMs !== undefined && state !== undefined && state === row.former
     const row = await registry.find(key)
-    if (row?.deletedMs !== undefined && state !== undefined && state === row.former)
-      await lock.run(key, async () => this.tidyDeleted({ ...row, local: state }))
+    if (isLeft(row))
+      await lock.run(key, async () => {
+        const now = await registry.find(key)
+        if (isLeft(now)) await this.#tidyDeleted(now)
+      })
     else if (!isLevel(row, state)) await this.look(key)
     else return false
     return true

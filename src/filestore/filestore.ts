@@ -110,6 +110,7 @@ export class Filestore {
     const paused = (await registry.setting('paused')) as string[] | undefined
     const filestore = new Filestore(options, registry, paused ?? [])
     await filestore.#recognise()
+    await filestore.#files.settleAsides()
     await filestore.#files.finishMoves()
     return filestore
   }

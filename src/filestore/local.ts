@@ -1,6 +1,8 @@
 /** The local directory of a filestore: files under their keys, and those that were deleted and may be restored. */
-import { lstatSync, mkdirSync, readFileSync } from 'node:fs'
+import { linkSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, unlinkSync } from 'node:fs'
+import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
+import { diskError } from '../core/disk-error.ts'
 import { isNotFound, StowageError } from '../core/errors.ts'
 import { isOwnerAlive, owner } from '../core/owner.ts'
 import { fileDriver, fileVersion } from '../drivers/file.ts'
@@ -129,15 +131,18 @@ export class LocalDirectory {
    * is looked at after it has been moved aside, so that nothing can come in between.
    */
   async remove(key: string, state: string): Promise<boolean> {
-    const aside = `${trashDirectory}/removing-${owner}-${moves++}`
-    if (!(await this.#moveAside(key, state, aside))) return false
-    await this.#driver.delete(aside)
+    const aside = this.#moveAside(key, state)
+    if (aside === undefined) return false
+    await fs.rm(aside, { force: true })
     return true
   }
 
   /** Moves a file in this state to where it can be restored from as this version. False when it is in another. */
-  async discard(key: string, state: string, version: string): Promise<boolean> {
-    return this.#moveAside(key, state, `${trashDirectory}/${version}`)
+  discard(key: string, state: string, version: string): boolean {
+    const aside = this.#moveAside(key, state)
+    if (aside === undefined) return false
+    renameSync(aside, this.#trashed(version))
+    return true
   }
 
   /** Brings back what was discarded. False when it is not there. Rejects with EXISTS when the key was taken meanwhile. */
@@ -156,31 +161,109 @@ export class LocalDirectory {
     await this.#driver.delete(`${trashDirectory}/${version}`)
   }
 
-  /** The versions that were discarded, and what was moved aside by a process that has ended since. */
+  /** The versions that were discarded. */
   async *discarded(): AsyncGenerator<string> {
-    for await (const { key } of this.#driver.list(trashDirectory)) {
-      const name = key.slice(trashDirectory.length + 1)
-      const [, holder] = /^removing-(.*)-\d+$/.exec(name) ?? []
-      if (holder === undefined || !isOwnerAlive(holder)) yield name
-    }
+    for await (const entry of this.#driver.list(trashDirectory, { recursive: false }))
+      if (entry.kind === 'file') yield entry.key.slice(trashDirectory.length + 1)
+  }
+
+  /**
+   * What a process that has ended since had moved aside, and from which key. `isExpected` when it is what was to be moved
+   * aside, and not something that somebody wrote in that moment.
+   */
+  leftAside(): { name: string; key: string; state: string; isExpected: boolean }[] {
+    const names = readdirIfThere(this.#trashed('removing'))
+    return names.flatMap((name) => {
+      const [, holder = '', state = '', key = ''] = asideName.exec(name) ?? []
+      if (key === '' || isOwnerAlive(holder)) return []
+      const isExpected = this.stateOf(`${trashDirectory}/removing/${name}`) === state
+      return [{ name, key: decodeURIComponent(key), state, isExpected }]
+    })
+  }
+
+  /** Ends what was begun with it: it is put back unless the key was taken since, kept as a version, or removed. */
+  async settleAside(name: string, key: string, end: 'put back' | 'remove' | { discardAs: string }): Promise<void> {
+    const aside = this.#trashed(`removing/${name}`)
+    if (typeof end === 'object') renameSync(aside, this.#trashed(end.discardAs))
+    else if (end === 'put back') this.#putBack(aside, key)
+    else await fs.rm(aside, { force: true })
   }
 
   async close(): Promise<void> {
     await this.#driver.close()
   }
 
-  async #moveAside(key: string, state: string, aside: string): Promise<boolean> {
-    if (this.stateOf(key) !== state) return false
+  /** All in one go: the less time there is, the less can happen in it. The path it has then; undefined when it stays. */
+  #moveAside(key: string, state: string): string | undefined {
+    if (this.stateOf(key) !== state || !this.isInside(key)) return undefined
+    const aside = this.#trashed(`removing/${asideFor(key, state)}`)
     try {
-      await this.rename(key, aside)
+      withDirectory(aside, () => renameSync(this.pathOf(key), aside))
     } catch (error) {
-      if (isNotFound(error)) return false
-      throw error
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+      throw diskError(error, `Cannot remove ${key} from ${this.location}`) ?? error
     }
-    if (this.stateOf(aside) === state) return true
-    // Somebody wrote it in that very moment. If another has done so since, theirs is the newer.
-    await this.rename(aside, key, { ifAbsent: true }).catch(() => undefined)
-    return false
+    const found = lstatSync(aside, { bigint: true, throwIfNoEntry: false })
+    if (found?.isFile() && fileVersion(found) === state) {
+      this.#removeEmptyParents(key)
+      return aside
+    }
+    this.#putBack(aside, key)
+    return undefined
+  }
+
+  /** Somebody wrote it in that very moment. If another has done so since, theirs is the newer. */
+  #putBack(aside: string, key: string) {
+    try {
+      withDirectory(this.pathOf(key), () => linkSync(aside, this.pathOf(key)))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    }
+    unlinkSync(aside)
+  }
+
+  #removeEmptyParents(key: string) {
+    try {
+      for (let slash = key.lastIndexOf('/'); slash > 0; slash = key.lastIndexOf('/', slash - 1))
+        rmdirSync(this.pathOf(key.slice(0, slash)))
+    } catch {
+      // It is not empty.
+    }
+  }
+
+  #trashed(name: string): string {
+    return path.join(this.#directory, trashDirectory, name)
+  }
+}
+
+/** Who moved it aside, its number, its state, and its key. */
+const asideName = /^(\d+-\d+)-\d+-(\w+-\w+-\w+)-(.+)$/
+
+/** Long keys are cut: those of them that a kill leaves aside are only removed by hand. */
+function asideFor(key: string, state: string): string {
+  const name = `${owner}-${moves++}-${state}-${encodeURIComponent(key)}`
+  return name.length <= maxNameBytes ? name : name.slice(0, name.indexOf(state) - 1)
+}
+
+/** Longest name of a file. */
+const maxNameBytes = 255
+
+/** The directory may be tidied away by whoever empties it next to us. */
+function withDirectory(file: string, work: () => void) {
+  for (let attempt = 1; ; attempt++)
+    try {
+      return work()
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt > 3) throw error
+      mkdirSync(path.dirname(file), { recursive: true })
+    }
+}
+
+function readdirIfThere(directory: string): string[] {
+  try {
+    return readdirSync(directory)
+  } catch {
+    return []
   }
 }
 

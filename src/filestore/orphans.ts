@@ -53,14 +53,14 @@ export class Orphans {
   /** Of what was discarded, what belongs to no deleted file. */
   async *#here({ delete: mayDelete = false, signal }: CollectOptions): AsyncGenerator<Orphan> {
     const { registry, local } = this.#context
-    const restorable = new Set<string>()
+    // First what is there, then what is known: what is deleted meanwhile is in neither.
+    const names = new Set(await Array.fromAsync(local.discarded()))
     for await (const row of registry.walk('', { which: 'deleted' })) {
-      restorable.add(row.version)
+      names.delete(row.version)
       if (mayDelete) await this.#remind(row)
     }
-    for await (const name of local.discarded()) {
+    for (const name of names) {
       throwIfAborted(signal)
-      if (restorable.has(name)) continue
       if (mayDelete) await local.purge(name)
       yield { where: 'local', name, kind: 'discarded', isRemoved: mayDelete }
     }

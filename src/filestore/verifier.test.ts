@@ -190,13 +190,13 @@ describe('gc', () => {
     await cloud.write('stranger', toBody('not ours'), { modified: old })
     await cloud.write('just-now', toBody('somebody is writing this'))
     fs.mkdirSync(path.join(base, 'files/.stowage-trash'), { recursive: true })
-    fs.writeFileSync(path.join(base, 'files/.stowage-trash/removing-999999999-0-1'), 'x')
+    fs.writeFileSync(path.join(base, 'files/.stowage-trash/of-no-version'), 'x')
     const found = async (options: Parameters<typeof filestore.gc>[0]) =>
       (await Array.fromAsync(filestore.gc(options))).map(
         ({ where, name, kind, isRemoved }) => `${where} ${name} ${kind} ${isRemoved}`,
       )
     const both = (trash: boolean, unknown: boolean) => [
-      `local removing-999999999-0-1 discarded ${trash}`,
+      `local of-no-version discarded ${trash}`,
       `cloud stranger unknown ${unknown}`,
     ]
     assert.deepEqual(await found({}), both(false, false))
