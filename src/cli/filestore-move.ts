@@ -5,7 +5,7 @@ import type { MoveOrder, MoveProgress } from '../filestore/mover.ts'
 import type { Count } from '../filestore/registry.ts'
 import { count, invalid, prefixFrom, reportOf, type Order } from './filestore-order.ts'
 import { nameOfMove, progressOf, span } from './filestore-status.ts'
-import { exitCodes } from './output.ts'
+import { bar, exitCodes } from './output.ts'
 
 /** So often somebody who waits is told how far it is. */
 const lookEveryMs = 250
@@ -18,6 +18,7 @@ export async function moveFiles(order: Order): Promise<number> {
   const { action, name, options, client, output } = order
   if (options.stop) return stop(order)
   const move = orderFrom(order)
+  await client.scan(name)
   if (options.dryRun) {
     const measured = await client.call<Count>('filestore.measure', { name, order: move })
     output.object({ ...measured, dryRun: true })
@@ -60,7 +61,7 @@ async function stop({ action, name, client, output }: Order): Promise<number> {
   const isStopped = running?.order.kind === action && (await client.call<boolean>('filestore.stop', { name }))
   output.object({ filestore: name, stopped: isStopped, ...(move && { move }) })
   if (isStopped) output.line(`Ended: ${nameOfMove(running.order)}, ${progressOf(running)}`)
-  else output.line(`No ${action} is under way${running ? `, but a ${nameOfMove(running.order)} is` : ''}.`)
+  else output.line(`No ${action} is under way${running ? `, but ${nameOfMove(running.order, true)} is` : ''}.`)
   return exitCodes.done
 }
 
@@ -74,7 +75,7 @@ async function follow(order: Order, begun: MoveProgress): Promise<number> {
     const report = await reportOf(client, name)
     const { move } = report
     if (move?.id !== begun.id) {
-      output.note(`It has ended: ${move ? `a ${nameOfMove(move.order)}` : 'something else'} took its place.`)
+      output.note(`It has ended: ${move ? nameOfMove(move.order, true) : 'something else'} took its place.`)
       return exitCodes.failed
     }
     if (move.state !== 'running') return ended(order, report, move)
@@ -82,7 +83,9 @@ async function follow(order: Order, begun: MoveProgress): Promise<number> {
     const obstacle = obstacleOf(report)
     if (obstacle !== told && obstacle !== '') output.note(obstacle)
     told = obstacle
-    output.progress(() => `${progressOf(move)}${pace(move)}`, { everywhere: true })
+    output.progress(() => `${bar(move.done.files, move.total.files)} ${progressOf(move)}${pace(move)}`, {
+      everywhere: true,
+    })
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, lookEveryMs)
       signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })

@@ -2,7 +2,6 @@
 import { formatBytes } from '../core/units.ts'
 import type { FilestoreReport } from '../daemon/filestores.ts'
 import type { MoveOrder, MoveProgress } from '../filestore/mover.ts'
-import { bar } from './output.ts'
 
 /** The lines of one filestore; `now` in milliseconds since the epoch. */
 export function statusLines(report: FilestoreReport, now: number): string[] {
@@ -30,25 +29,22 @@ export function statusLines(report: FilestoreReport, now: number): string[] {
     ...(move ? [`  ${describeMove(move)}`] : []),
     ...setAside.slice(0, 5).map(({ key, reason }) => `  set aside: ${key}: ${reason}`),
     ...(setAside.length > 5 ? ['  … and more. When the reasons are gone: stowage retry'] : []),
-    ...(cache
-      ? [
-          `  cache: ${formatBytes(cache.bytes)} of ${formatBytes(cache.maxBytes)}, ${cache.hits} hits, ${cache.misses} misses`,
-        ]
-      : []),
+    ...(cache ? [`  cache: ${formatBytes(cache.bytes)} of ${formatBytes(cache.maxBytes)}${describeHits(cache)}`] : []),
   ]
 }
 
-/** What a move does, such as `offload of photos/`. */
-export function nameOfMove(order: MoveOrder): string {
+/** What a move does, such as `an offload of photos/`; without the article for `The …`. */
+export function nameOfMove(order: MoveOrder, article = false): string {
   const which = order.prefix ? ` of ${order.prefix}` : ''
-  return `${order.kind}${which}${order.kind === 'migrate' ? ` from ${order.from} to ${order.to}` : ''}`
+  const word = article ? `${order.kind === 'offload' ? 'an' : 'a'} ${order.kind}` : order.kind
+  return `${word}${which}${order.kind === 'migrate' ? ` from ${order.from} to ${order.to}` : ''}`
 }
 
 /** How far a move is: files and bytes. */
 export function progressOf({ done, total, failed }: MoveProgress): string {
   const files = `${done.files.toLocaleString('en')} of ${total.files.toLocaleString('en')} files`
   const bytes = `${formatBytes(done.bytes)} of ${formatBytes(total.bytes)}`
-  return `${bar(done.files, total.files)} ${files}, ${bytes}${failed > 0 ? `, ${failed} failed` : ''}`
+  return `${files}, ${bytes}${failed > 0 ? `, ${failed} failed` : ''}`
 }
 
 /** A time that passes, roughly: `5 min`. */
@@ -72,6 +68,10 @@ function describeQueue(
   const late = oldestMs === undefined ? 0 : now - oldestMs
   const oldest = oldestMs === undefined ? '' : late > 0 ? `, due for ${span(late)}` : `, the first in ${span(-late)}`
   return `${words[queue]}: ${waiting} wait${oldest}, ${running} under way, ${setAside} set aside`
+}
+
+function describeHits({ hits, misses }: NonNullable<FilestoreReport['cache']>): string {
+  return hits + misses === 0 ? '' : `, ${hits} hits, ${misses} misses`
 }
 
 function describeMove(move: MoveProgress): string {

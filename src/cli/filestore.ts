@@ -57,13 +57,13 @@ export async function run(
   await using client = await connect(config, output.log('warn'))
   const given = rest.filter((each) => each !== undefined)
   const { name, values } = nameFrom(given, client.filestores, action === 'status')
-  if (values.length > known.values)
-    throw invalid(
-      `${quoted(values[known.values] ?? '')} is too much for ${action}.`,
-      `Filestores: ${client.filestores.join(', ')}.`,
-    )
+  const stranger = values[known.values]
+  if (stranger !== undefined) {
+    const what = known.values === 0 ? `There is no filestore ${quoted(stranger)}.` : `${quoted(stranger)} is too much.`
+    throw invalid(what, `There ${client.filestores.length === 1 ? 'is' : 'are'}: ${client.filestores.join(', ')}.`)
+  }
   const settings = { wait: true, ...options } as FilestoreCliOptions
-  return known.act({ action, name, values, options: settings, client, output, signal })
+  return await known.act({ action, name, values, options: settings, client, output, signal })
 }
 
 /** The name of a filestore may be left out when there is only one. */

@@ -25,7 +25,7 @@ export async function ask<T>(
 ): Promise<Answered<T>> {
   return asked(file, { method, parameters }, async (config) => {
     await using daemon = await startDaemon({ config, log: silentLog })
-    return alone(daemon)
+    return await alone(daemon)
   })
 }
 
@@ -64,6 +64,8 @@ export interface Client extends AsyncDisposable {
   /** The names of the filestores of the configuration. */
   filestores: string[]
   call<T>(method: string, parameters?: object): Promise<T>
+  /** Has a filestore look through its directory. A daemon does so by itself. */
+  scan(filestore: string): Promise<void>
   /** Has a filestore work until the client is disposed of. Nothing happens where a daemon runs. */
   start(filestore: string): Promise<void>
 }
@@ -80,7 +82,8 @@ export async function connect(file: string | undefined, log: Log): Promise<Clien
       if (answer !== undefined) return answer as T
       throw new StowageError('UNREACHABLE', 'The daemon has ended meanwhile.')
     }
-    return { isRunning, filestores, call, start: async () => {}, [Symbol.asyncDispose]: async () => {} }
+    const nothing = async () => {}
+    return { isRunning, filestores, call, scan: nothing, start: nothing, [Symbol.asyncDispose]: nothing }
   }
   const daemon = await startDaemon({ config, log })
   const methods = daemon.methods()
@@ -88,6 +91,7 @@ export async function connect(file: string | undefined, log: Log): Promise<Clien
     isRunning,
     filestores,
     call: async <T>(method: string, parameters: object = {}) => (await methods[method]?.(parameters as never)) as T,
+    scan: async (name) => void (await daemon.filestores.get(name).scan()),
     start: async (name) => daemon.filestores.get(name).start(),
     [Symbol.asyncDispose]: async () => daemon.close(),
   }
