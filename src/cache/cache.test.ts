@@ -238,7 +238,7 @@ describe('a cache', () => {
   })
 
   test('serves what it should when its directory is damaged or deleted while it runs', async (t) => {
-    const { get, put, directory, onDisk } = await scene(t, { hotBytes: 0 })
+    const { get, put, reads, directory, onDisk } = await scene(t, { hotBytes: 0 })
     const bytes = randomBytes(5000)
     await put('a', bytes)
     await get('a')
@@ -250,7 +250,9 @@ describe('a cache', () => {
     ]) {
       damage()
       assert.ok((await get('a')).equals(bytes))
+      const { length } = reads
       assert.ok((await get('a')).equals(bytes))
+      assert.equal(reads.length, length, 'it is in the cache again')
     }
   })
 

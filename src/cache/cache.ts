@@ -215,18 +215,12 @@ export class Cache {
         Blocks.whole(info.size, blockBytes, await checksumsOf(copy, info, blockBytes))
       const entry = this.#newEntry(store, info, { id, blocks })
       await this.#put(entry)
-      if (!entry.isGone) return true
+      return !entry.isGone
     } catch (error) {
-      await this.#disown(copy, info.size)
+      await fs.rm(copy, { force: true })
+      this.#bytes -= info.size
       throw diskError(error, `Cannot take ${info.key} into the cache`) ?? error
     }
-    await this.#disown(copy, info.size)
-    return false
-  }
-
-  async #disown(file: string, bytes: number) {
-    await fs.rm(file, { force: true })
-    this.#bytes -= bytes
   }
 
   /** Forgets a file. Whoever reads it now goes on. */
@@ -319,11 +313,7 @@ export class Cache {
 
   /** Makes it the entry of its file. When there may be no more entries it is gone from the start: it serves who has asked. */
   async #put(entry: Entry) {
-    while (this.#all.length >= this.#options.maxEntries)
-      if ((await this.#evict()) === undefined) {
-        entry.isGone = true
-        return
-      }
+    while (this.#all.length >= this.#options.maxEntries) if ((await this.#evict()) === undefined) return entry.unlink()
     const old = this.#entries.get(nameOf(entry.store, entry.key))
     const removed = old && this.#remove(old)
     entry.usedMs = this.#clock
@@ -454,9 +444,7 @@ export class Cache {
 
   async #remove(entry: Entry) {
     if (entry.isGone) return
-    entry.isGone = true
-    const name = nameOf(entry.store, entry.key)
-    if (this.#entries.get(name) === entry) this.#entries.delete(name)
+    this.#entries.delete(nameOf(entry.store, entry.key))
     const last = this.#all.pop()
     if (last && last !== entry) {
       this.#all[entry.index] = last
@@ -465,10 +453,9 @@ export class Cache {
     this.#dirty.delete(entry)
     this.#catalogue.remove(entry.id)
     this.#schedule()
-    await fs.rm(entry.file, { force: true }).catch((error: unknown) => {
+    await entry.unlink().catch((error: unknown) => {
       this.#options.log.warn(`A file of the cache cannot be removed: ${(error as Error).message}`)
     })
-    if (!entry.isHeld) this.#freed(entry)
   }
 
   #freed({ blocks }: Entry) {

@@ -35,7 +35,7 @@ export class Entry {
   usedMs = 0
   /** When it had been read last as its line in the catalogue was written. */
   notedMs = 0
-  /** It is no longer in the cache, and its file has no name any more; whoever holds it goes on with it. */
+  /** It is no longer in the cache, and its file has no name; whoever holds it goes on with it. */
   isGone = false
   /** Where it stands among all entries. */
   index = -1
@@ -44,6 +44,7 @@ export class Entry {
   readonly #hooks: EntryHooks
   /** Blocks that are being read from disk, for all who want them. */
   readonly #reading = new Map<number, Promise<Buffer | undefined>>()
+  #isUnlinked = false
   #holders = 0
   /** Open for as long as somebody holds it. */
   #descriptor: number | undefined
@@ -77,7 +78,18 @@ export class Entry {
     if (--this.#holders > 0) return
     if (this.#descriptor !== undefined) fs.closeSync(this.#descriptor)
     this.#descriptor = undefined
-    if (this.isGone) this.#hooks.freed(this)
+    if (this.#isUnlinked) this.#hooks.freed(this)
+  }
+
+  /** Takes the name of its file away: it is gone. Its room is free when nobody holds it any more. */
+  async unlink(): Promise<void> {
+    this.isGone = true
+    try {
+      await fs.promises.rm(this.file, { force: true })
+    } finally {
+      this.#isUnlinked = true
+      if (!this.isHeld) this.#hooks.freed(this)
+    }
   }
 
   /**

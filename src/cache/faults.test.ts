@@ -132,13 +132,14 @@ describe('a cache with faults', () => {
     const random = seeded(t)
     const maxBytes = 24 * page
     const { cache, origin, driver, put, open, blocks } = await scene(t, { maxBytes, maxEntries: 9 })
-    const moments = { count: 0 }
+    let moments = 0
+    const wrong: string[] = []
     const look = () => {
-      moments.count++
-      const bytes = bytesIn(blocks)
-      assert.ok(bytes <= maxBytes, `${bytes} bytes on disk`)
+      moments++
+      const found = bytesIn(blocks)
       const { bytes: told, entries } = cache.statistics
-      assert.ok(bytes <= told && told <= maxBytes && entries <= 9, `${bytes} on disk, ${told} told, ${entries} entries`)
+      if (found > told || told > maxBytes || entries > 9)
+        wrong.push(`${found} on disk, ${told} told, ${entries} entries`)
     }
     origin.through = async (opened) => slowly(opened, look)
     cache.onEvicted(look)
@@ -164,10 +165,11 @@ describe('a cache with faults', () => {
       else assert.equal((got as { code?: string }).code, 'CONFLICT')
     }
     for (let round = 0; round < 40; round++) await Promise.all(Array.from({ length: 1 + random(12) }, one))
-    const { hits, misses, readers, bytes, evictions, passed } = cache.statistics
+    assert.deepEqual(wrong, [])
+    const { hits, misses, readers, bytes, evictions } = cache.statistics
     assert.deepEqual([hits + misses, readers], [opened, 0])
     assert.equal(bytes, bytesIn(blocks))
-    assert.ok(moments.count > 500 && evictions > 20 && hits > 10, JSON.stringify({ moments, evictions, hits, passed }))
+    assert.ok(moments > 200 && evictions > 10 && hits > 10, JSON.stringify({ moments, evictions, hits }))
   })
 
   test('does not exceed its bound by what a killed process had written and not noted', async (t) => {
