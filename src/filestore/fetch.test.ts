@@ -81,7 +81,7 @@ describe('a fetch', () => {
       const s = await away(t, options)
       let open = 0
       const { driver } = s.remote()
-      const { read } = driver
+      const read = driver.read.bind(driver)
       driver.read = async (...call) => {
         const opened = await read(...call)
         open++

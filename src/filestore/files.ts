@@ -371,7 +371,7 @@ export class Files {
     const seen = found && (row?.local === found.state || local.isInside(key)) ? found : undefined
     if (isLevel(row, seen?.state)) return present(row)
     if (!seen) return this.#vanished(row as FileRow)
-    if (row && row.deletedMs === undefined && row.former === seen.state) return this.#backAgain(row)
+    if (row && (await this.#isSame(row, seen))) return this.#backAgain(row, seen.state)
     log.info(`${key} was written into the directory of ${this.#context.name}; it is taken in.`)
     // What has rested for long need not rest again.
     const changedMs = Math.min(this.#context.clock.now(), seen.modifiedMs)
@@ -419,13 +419,21 @@ export class Files {
     return present({ ...row, local: undefined, former: row.local })
   }
 
-  /** The local file that was handed over, or had vanished, is there. */
-  async #backAgain(row: FileRow): Promise<FileRow> {
+  /** Is it the file that was handed over or had vanished, or another with the very same bytes? */
+  async #isSame(row: FileRow, { state, size }: { state: string; size: number }): Promise<boolean> {
+    if (row.deletedMs !== undefined) return false
+    if (row.former === state) return true
+    if (row.sha256 === undefined || row.size !== size) return false
+    return row.sha256 === (await this.#context.local.digestOf(row.key, state))
+  }
+
+  /** The file as it is recorded is there, in this state. */
+  async #backAgain(row: FileRow, state: string): Promise<FileRow> {
     const { registry } = this.#context
-    const back = { ...row, local: row.former, former: undefined }
+    const back = { ...row, local: state, former: undefined }
     const plan = await this.#planFor(back)
     await registry.transaction(async (tx) => {
-      await registry.setLocal(row.key, row.version, row.former, tx)
+      await registry.setLocal(row.key, row.version, state, tx)
       await this.enqueue(back, plan, tx)
     })
     return back

@@ -1,9 +1,12 @@
 /** The local directory of a filestore: files under their keys, and those that were deleted and may be restored. */
+import { createHash } from 'node:crypto'
 import { linkSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, unlinkSync } from 'node:fs'
+import type { BigIntStats } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
 import { diskError } from '../core/disk-error.ts'
 import { isNotFound, StowageError } from '../core/errors.ts'
+import { FileBody } from '../core/file-body.ts'
 import { isOwnerAlive, owner } from '../core/owner.ts'
 import { fileDriver, fileVersion } from '../drivers/file.ts'
 import type {
@@ -83,13 +86,28 @@ export class LocalDirectory {
     return this.look(key)?.state
   }
 
-  /** Do all directories of a key lie in this one? A link among them could lead anywhere. */
+  /** Is it the key of a file, all of whose directories lie in this one? A link among them could lead anywhere. */
   isInside(key: string): boolean {
+    if (ownNames.test(key)) return false
     for (let slash = key.indexOf('/'); slash > 0; slash = key.indexOf('/', slash + 1)) {
       const stats = lstatSync(this.pathOf(key.slice(0, slash)), { throwIfNoEntry: false })
       if (!stats?.isDirectory()) return false
     }
     return true
+  }
+
+  /** The SHA-256, lower-case hex, of a file in this state; undefined when it is not in it, or does not stay in it. */
+  async digestOf(key: string, state: string): Promise<string | undefined> {
+    const hash = createHash('sha256')
+    const check = (stats: BigIntStats) => {
+      if (fileVersion(stats) !== state) throw new StowageError('CONFLICT', `${key} changed while it was read.`)
+    }
+    try {
+      for await (const bytes of new FileBody(this.pathOf(key), { onOpen: check, onEnd: check })) hash.update(bytes)
+      return hash.digest('hex')
+    } catch {
+      return undefined
+    }
   }
 
   /** The state of a file, with what else can be seen of it. */
