@@ -147,7 +147,7 @@ export class Mover {
   /** Does one job of the queue `move`. */
   async handle(job: Job, signal: AbortSignal): Promise<void> {
     const { id, order } = job.payload as { id: string; order: MoveOrder }
-    if (order.kind === 'migrate' && this.#parts.lanes.isPaused(order.to)) return this.#context.queue.postpone(job, 0)
+    if (job.group !== '' && this.#parts.lanes.isPaused(job.group)) return this.#context.queue.postpone(job, 0)
     const row = await this.#parts.files.look(job.key)
     const atEnd = async (tx: Transaction) => {
       await this.#count(id, { files: 1, bytes: row?.size ?? 0 }, 0, tx)
