@@ -1,5 +1,4 @@
 /** Runs the processors of a rule on one file, one after another, within a time limit. */
-import { availableParallelism } from 'node:os'
 import * as path from 'node:path'
 import { StowageError } from '../core/errors.ts'
 import { Limit } from '../core/limit.ts'
@@ -26,8 +25,8 @@ export interface ChainOptions {
   warn?: (message: string) => void
 }
 
-/** The turns of heavy processors, whichever file and rule they work for. */
-const heavy = new Limit(availableParallelism())
+/** The turns of processors that have a limit. */
+const limits = new WeakMap<Processor, Limit>()
 
 /** Runs the chain. Rejects naming the processor and the file; TIMEOUT when it takes longer than its limit. */
 export async function runChain(
@@ -56,7 +55,10 @@ async function runOne(
   options: ChainOptions,
 ): Promise<Processed> {
   const run = async () => runNow(processor, original, current, options)
-  return processor.isHeavy ? heavy.run(run, options.signal) : run()
+  if (processor.concurrency === undefined) return run()
+  const limit = limits.get(processor) ?? new Limit(processor.concurrency)
+  limits.set(processor, limit)
+  return limit.run(run, options.signal)
 }
 
 async function runNow(

@@ -51,7 +51,7 @@ export interface Processor {
   readonly extensions?: readonly string[]
   /** The output depends on the destination, so the chain runs once for each. */
   readonly differsPerDestination?: boolean
-  /** Takes much time or memory: of all that do, as many as there are cores run at once. The time limit begins with its turn. */
-  readonly isHeavy?: boolean
+  /** For heavy work: so many runs at once. The time limit begins with a run's turn. Default: as many as there are files in hand. */
+  readonly concurrency?: number
   process(input: ProcessorInput): Promise<ProcessorOutput | undefined>
 }

@@ -123,13 +123,13 @@ function quoted(raw: string, value: string): string {
   return quote + value.replace(quote === '"' ? /["\\]|\p{Cc}/gu : /['\\]|\p{Cc}/gu, escaped) + quote
 }
 
-/** As the URL was: without quotes, and with the white space around it. */
+/** As the URL was: without quotes, and with what counts as white space in CSS around it. */
 function unquoted(raw: string, value: string): string {
-  const [before = ''] = /^[^(]*\(\s*/.exec(raw) ?? []
-  const [after = ''] = /\s*\)?$/.exec(raw.slice(before.length)) ?? []
-  return before + value.replace(/["'()\\\s]|\p{Cc}/gu, escaped) + after
+  const [before = ''] = /^[^(]*\([ \t\n\r\f]*/.exec(raw) ?? []
+  const [after = ''] = /[ \t\n\r\f]*\)?$/.exec(raw.slice(before.length)) ?? []
+  return before + value.replace(/["'()\\ ]|\p{Cc}/gu, escaped) + after
 }
 
 function escaped(character: string): string {
-  return /[\s\p{Cc}]/u.test(character) ? `\\${character.codePointAt(0)?.toString(16)} ` : `\\${character}`
+  return /[ \p{Cc}]/u.test(character) ? `\\${character.codePointAt(0)?.toString(16)} ` : `\\${character}`
 }
