@@ -8,14 +8,14 @@ import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
 import { crc32 } from 'node:zlib'
 import { diskError } from '../core/disk-error.ts'
-import { StowageError } from '../core/errors.ts'
+import { codeOf, StowageError } from '../core/errors.ts'
 import { silentLog, type Log } from '../core/log.ts'
 import { isOwnerAlive, owner } from '../core/owner.ts'
 import type { ByteRange, FileInfo, OpenFile } from '../store/driver.ts'
 import { throwIfAborted } from '../store/driving.ts'
 import { Blocks } from './blocks.ts'
 import { Catalogue, type Line } from './catalogue.ts'
-import { Entry, isSameVersion, NotOurs } from './entry.ts'
+import { Entry, isSameVersion, NotOurs, type Filling } from './entry.ts'
 import { Fill, NoRoom } from './fill.ts'
 import { HotBlocks } from './hot-blocks.ts'
 import { Opening } from './opening.ts'
@@ -171,6 +171,7 @@ export class Cache {
     throwIfAborted(options.signal)
     const known = this.#known(origin.store, key, options.current)
     const entry = known ?? (await this.#enter(origin, key, options))
+    this.#check()
     const { blocks, info, lastEnd } = entry
     const start = Math.min(options.range?.start ?? 0, info.size)
     const end = Math.min(options.range?.end ?? info.size, info.size)
@@ -207,7 +208,7 @@ export class Cache {
     const id = randomUUID()
     const copy = this.#fileOf(id)
     try {
-      await fs.link(file, copy).catch(async () => fs.copyFile(file, copy))
+      await fs.link(file, copy).catch(async () => copyInto(file, copy))
       if ((await fs.stat(copy)).size !== info.size) throw notAsTold(info.key)
       const known = options.blockBytes === blockBytes ? options.checksums : undefined
       const blocks =
@@ -219,7 +220,9 @@ export class Cache {
     } catch (error) {
       await fs.rm(copy, { force: true })
       this.#bytes -= info.size
-      throw diskError(error, `Cannot take ${info.key} into the cache`) ?? error
+      const failure = diskError(error, `Cannot take ${info.key} into the cache`) ?? error
+      if (codeOf(failure) === 'NO_SPACE') return false
+      throw failure
     }
   }
 
@@ -352,16 +355,18 @@ export class Cache {
   }
 
   /** A fill that is about to bring the block, or the only one that can; or a new one, up to what is here or on its way. */
-  #fillFor(origin: Origin, entry: Entry, block: number, until: number): Fill {
+  #fillFor(origin: Origin, entry: Entry, block: number, until: number): Filling {
     this.#check()
-    const { blocks, fills } = entry
-    const isNear = (fill: Fill) => !origin.range || (block - fill.next) * blocks.blockBytes <= patienceBytes
-    const known = [...fills].find((fill) => fill.brings(block) && isNear(fill))
+    const { blocks } = entry
+    const fills = [...entry.fills]
+    const isNear = ({ next }: Filling) => !origin.range || (block - next) * blocks.blockBytes <= patienceBytes
+    const known = fills.find((fill) => fill.brings(block) && isNear(fill))
     if (known) return known
     const from = origin.range ? block : 0
-    const later = [...fills].filter(({ next }) => next > block).map(({ next }) => next)
+    const later = fills.filter(({ next }) => next > block).map(({ next }) => next)
     const end = Math.max(block + 1, Math.min(until + 1, blocks.nextHere(block + 1), ...later))
-    for (const fill of fills) fill.shorten(from)
+    // What this one brings, those behind it need not.
+    for (const fill of fills) if (fill.next < from && fill.end <= end) fill.shorten(from)
     const range = { start: blocks.startOf(from), end: Math.min(blocks.size, blocks.startOf(end)) }
     return this.#fill(entry, from, end, this.#source(origin, entry.key, origin.range ? range : undefined))
   }
@@ -539,6 +544,12 @@ async function takePossession(directory: string) {
       hint: 'Give each process a directory of its own.',
     })
   await fs.writeFile(file, owner)
+}
+
+/** A copy, also where somebody has removed the directory. */
+async function copyInto(file: string, copy: string) {
+  await fs.mkdir(path.dirname(copy), { recursive: true, mode: 0o700 })
+  await fs.copyFile(file, copy)
 }
 
 async function checksumsOf(file: string, info: FileInfo, blockBytes: number): Promise<Uint32Array> {

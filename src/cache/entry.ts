@@ -3,13 +3,32 @@ import * as fs from 'node:fs'
 import * as path from 'node:path'
 import type { FileInfo } from '../store/driver.ts'
 import type { Blocks } from './blocks.ts'
-import type { Fill } from './fill.ts'
 
 /** Up to this size a block is read without leaving the thread: going to the pool and back costs more. */
 const smallBytes = 64 * 1024
 
 /** The file has another name, or may not be written: it is not ours to change. */
 export class NotOurs extends Error {}
+
+/** A stream on its way into an entry. */
+export interface Filling {
+  /** The first block that is not in the cache yet. */
+  readonly next: number
+  /** The first block that is not fetched. */
+  readonly end: number
+  /** While the block `next` has arrived and is being put into the cache. Rejects when it cannot be. */
+  readonly keeping: Promise<void> | undefined
+  /** Why it has ended early. */
+  readonly failure: { error: unknown } | undefined
+  /** Will it bring this block? */
+  brings(block: number): boolean
+  /** What has arrived from this position on of the block that is arriving, if it is in there. */
+  piece(position: number): Buffer | undefined
+  /** Calls back once, when something has arrived or it is over. Returns how to stop. */
+  follow(follower: () => void): () => void
+  /** Fetches no further than this block, but for the one that is arriving. */
+  shorten(block: number): void
+}
 
 /** What an entry tells the cache. */
 export interface EntryHooks {
@@ -27,8 +46,8 @@ export class Entry {
   readonly info: FileInfo
   readonly blocks: Blocks
   readonly file: string
-  /** Under way; each is for other blocks than the others. */
-  readonly fills = new Set<Fill>()
+  /** Under way. */
+  readonly fills = new Set<Filling>()
   /** Who reads it now. */
   readers = 0
   /** When it was read last, on the cache's own clock. */

@@ -8,6 +8,7 @@ import { Readable } from 'node:stream'
 import { describe, test, type TestContext } from 'node:test'
 import { crc32 } from 'node:zlib'
 import { collect, toBody } from '../core/bytes.ts'
+import { silentLog } from '../core/log.ts'
 import { memoryDriver } from '../drivers/memory.ts'
 import type { ByteRange, Driver, OpenFile } from '../store/driver.ts'
 import { renamed } from '../store/wrappers/renamed.ts'
@@ -92,12 +93,21 @@ describe('a cache on a disk of one megabyte', {
   }
 
   test('on a full disk reads go past the cache and are right, and it recovers by itself', async (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] })
     const directory = mount(t)
-    const { cache, origin, settings, put, get } = await scene(t, { directory, hotBytes: 0 })
-    const bytes = randomBytes(200_000)
+    const unnoted = Promise.withResolvers<void>()
+    const warn = (message: string) => message.startsWith('The catalogue') && unnoted.resolve()
+    const options = { directory, hotBytes: 0, log: { ...silentLog, warn } }
+    const { cache, origin, settings, put, open, get } = await scene(t, options)
+    const [bytes, small] = [randomBytes(200_000), randomBytes(page)]
     await put('a', bytes)
-    const ballast = path.join(directory, '..', path.basename(directory), 'ballast')
-    fs.writeFileSync(ballast, Buffer.alloc(fs.statfsSync(directory).bavail * page - 2 * page))
+    await put('b', small)
+    await get('b')
+    const held = await open('b') // so that it does not have to make room
+    const ballast = path.join(directory, 'ballast')
+    fs.writeFileSync(ballast, Buffer.alloc(fs.statfsSync(directory).bavail * page))
+    t.mock.timers.tick(1000)
+    await unnoted.promise
     const all = await Promise.all(Array.from({ length: 10 }, async () => get('a')))
     assert.ok(all.every((got) => got.equals(bytes)))
     assert.ok((await get('a', { start: 150_000, end: 160_000 })).equals(bytes.subarray(150_000, 160_000)))
@@ -105,13 +115,13 @@ describe('a cache on a disk of one megabyte', {
     assert.equal(cache.has('memory:', 'a'), false)
     fs.rmSync(ballast)
     assert.ok((await get('a')).equals(bytes))
-    assert.equal(cache.has('memory:', 'a'), true)
+    const { reads } = origin
+    assert.ok((await get('a')).equals(bytes))
+    assert.equal(origin.reads, reads)
+    assert.ok((await collect(held)).equals(small))
     await cache.close()
     await using again = await Cache.open(settings)
-    assert.equal(again.has('memory:', 'a'), true)
-    const { reads } = origin
-    assert.ok((await get('a').catch(() => bytes)).equals(bytes))
-    assert.equal(origin.reads, reads)
+    assert.deepEqual([again.has('memory:', 'a'), again.has('memory:', 'b')], [true, true])
   })
 
   test('where the disk is smaller than the bound, old files make room for new ones', async (t) => {
@@ -206,6 +216,28 @@ describe('a cache with faults', () => {
     for (let next = await stopped.next(); !next.done; next = await stopped.next()) rest.push(next.value as Buffer)
     assert.ok(Buffer.concat(rest).equals(bytes))
     assert.deepEqual([origin.reads, cache.statistics.passed], [1, 0])
+  })
+
+  test('readers far apart are fetched for separately, and nothing is fetched twice', async (t) => {
+    const { origin, put, open, get, cache } = await scene(t, { blockBytes: 1 << 16 })
+    const bytes = randomBytes(20 << 20)
+    await put('a', bytes)
+    const gate = Promise.withResolvers<void>()
+    let fetched = 0
+    origin.through = async (opened) => {
+      opened.body.on('data', (chunk: Buffer) => (fetched += chunk.byteLength)).pause()
+      return slowly(opened, (piece) => (piece === 50 ? gate.promise : undefined))
+    }
+    const front = open('a').then(collect)
+    const far = get('a', { start: 15 << 20 })
+    assert.ok(
+      (await get('a', { start: 12 << 20, end: (12 << 20) + 10 })).equals(bytes.subarray(12 << 20).subarray(0, 10)),
+    )
+    gate.resolve()
+    assert.ok((await far).equals(bytes.subarray(15 << 20)))
+    assert.ok((await front).equals(bytes))
+    assert.equal(cache.has('memory:', 'a'), true)
+    assert.ok(fetched < bytes.byteLength * 1.1, `${fetched} bytes were fetched`)
   })
 
   test('an origin that does not answer, or stalls, or trickles is TIMEOUT for all who wait, and is asked again', async (t) => {

@@ -1,5 +1,5 @@
 /** One stream from the origin into an entry, followed by all who wait for its bytes. */
-import type { Entry } from './entry.ts'
+import type { Entry, Filling } from './entry.ts'
 import { changed, endedEarly, type Source } from './origin.ts'
 
 /** There is no room for a block: whoever wants it has to get it past the cache. */
@@ -14,14 +14,10 @@ const tellEveryMs = 10
 const nothing = Buffer.alloc(0)
 
 /** Fetches the blocks from `next` up to `end` in order. */
-export class Fill {
-  /** The first block that is not in the cache yet. */
+export class Fill implements Filling {
   next: number
-  /** The first block that is not fetched. */
   end: number
-  /** While the block `next` has arrived and is being put into the cache. Rejects when it cannot be. */
   keeping: Promise<void> | undefined
-  /** Why it has ended early. */
   failure: { error: unknown } | undefined
   /** Resolves when it is over, whether or not it went well. */
   readonly done: Promise<void>
@@ -47,12 +43,10 @@ export class Fill {
     this.done = this.#run()
   }
 
-  /** Will it bring this block? */
   brings(block: number): boolean {
     return block >= this.next && block < this.end
   }
 
-  /** What has arrived from this position on of the block that is arriving, if it is in there. */
   piece(position: number): Buffer | undefined {
     const offset = position - this.#entry.blocks.startOf(this.next)
     if (offset < 0 || offset >= this.#filled) return undefined
@@ -63,14 +57,12 @@ export class Fill {
     return (this.#piece = this.#block.subarray(offset, this.#filled))
   }
 
-  /** Calls back once, when something has arrived or the fill is over. Returns how to stop. */
   follow(follower: () => void): () => void {
     const followers = this.#followers
     followers.add(follower)
     return () => followers.delete(follower)
   }
 
-  /** Fetches no further than this block, but for the one that is arriving. */
   shorten(block: number): void {
     this.end = Math.min(this.end, Math.max(this.next + 1, block))
   }

@@ -3,8 +3,8 @@ import { Readable } from 'node:stream'
 import { onAbort } from '../core/abort.ts'
 import { StowageError } from '../core/errors.ts'
 import type { ByteRange } from '../store/driver.ts'
-import type { Entry } from './entry.ts'
-import { NoRoom, type Fill } from './fill.ts'
+import type { Entry, Filling } from './entry.ts'
+import { NoRoom } from './fill.ts'
 import type { HotBlocks } from './hot-blocks.ts'
 import { changed, endedEarly, type Origin, type Source } from './origin.ts'
 
@@ -12,7 +12,7 @@ import { changed, endedEarly, type Origin, type Source } from './origin.ts'
 export interface ReadingHost {
   readonly hot: HotBlocks
   /** The fill to wait for: one that is about to bring the block, or a new one that goes on to the block `until`. */
-  fillFor: (origin: Origin, entry: Entry, block: number, until: number) => Fill
+  fillFor: (origin: Origin, entry: Entry, block: number, until: number) => Filling
   /** Reads a part past the cache. */
   past: (origin: Origin, entry: Entry, range: ByteRange) => Source
   began: (reading: Reading) => void
@@ -45,7 +45,7 @@ export class Reading extends Readable {
   /** Something is under way that will call again. */
   #isBusy = false
   /** The last it has followed, and how to stop. */
-  #fill: Fill | undefined
+  #fill: Filling | undefined
   #unfollow: () => void = () => undefined
   /** Once there was no room. */
   #source: Source | undefined
@@ -107,15 +107,9 @@ export class Reading extends Readable {
 
   /** What was read is in the cache when the reading has ended, if there is room for it. */
   #finish() {
-    const { blocks, fills } = this.entry
-    const last = blocks.at(this.#end - 1)
-    const keeping = [...fills].find(({ next }) => next === last)?.keeping
-    if (keeping)
-      this.#after(
-        keeping.catch(() => undefined),
-        () => this.push(null),
-      )
-    else this.push(null)
+    const keeping = [...this.entry.fills].flatMap((fill) => fill.keeping ?? [])
+    if (keeping.length === 0) this.push(null)
+    else this.#after(Promise.allSettled(keeping), () => this.push(null))
   }
 
   #fromDisk(block: number): Buffer | undefined | Promise<Buffer | undefined> {
