@@ -7,7 +7,7 @@ import { KeyLock } from '../core/key-lock.ts'
 import type { Rate } from '../core/rate.ts'
 import { fileVersion } from '../drivers/file.ts'
 import type { Transaction } from '../state/database.ts'
-import { queueRemoval, type Context } from './context.ts'
+import { queueName, queueRemoval, type Context } from './context.ts'
 import type { Files } from './files.ts'
 import { blockBytes, decodeChecksums, Fingerprint, type Digests } from './fingerprint.ts'
 import type { Lanes } from './lanes.ts'
@@ -136,7 +136,7 @@ export class Uploader {
 
   /** Records where the file is, and lets go of the local one when the cache has it, or need not. */
   async #settle(row: FileRow, uploaded: Uploaded | undefined, atEnd: AtEnd): Promise<void> {
-    const { registry, local, lock, settings, events } = this.#context
+    const { registry, queue, local, lock, settings, events } = this.#context
     const { key, version, local: state } = row
     await lock.run(key, async () => {
       const now = await registry.find(key)
@@ -150,6 +150,8 @@ export class Uploader {
         // A copy that was there before may have been given up in the meantime.
         isHandedOver &&= (await registry.find(key, tx))?.cloud === true
         if (isHandedOver) await registry.setLocal(key, version, undefined, tx)
+        // An upload that still waits for its cool-down, because somebody was in a hurry, has nothing left to do.
+        if (isUnchanged) await queue.cancel(queueName(this.#context, 'offload'), { key }, tx)
         await atEnd(tx)
       })
       if (isHandedOver && state !== undefined) await local.remove(key, state)
