@@ -36,6 +36,9 @@ const temporaryDirectory = '.stowage-tmp'
  */
 const smallBytes = 64 * 1024
 
+/** Of what is listed so many files are looked at together: each look is a way to the thread pool and back. */
+const looksAtOnce = 32
+
 /** Neither follows a link nor waits for the other end of a pipe. */
 const readFlags = sync.constants.O_RDONLY | sync.constants.O_NOFOLLOW | sync.constants.O_NONBLOCK
 
@@ -248,7 +251,7 @@ class FileDriver implements Driver {
 
   async #open(key: string): Promise<fs.FileHandle> {
     try {
-      await this.#checkParents(key, 'read')
+      this.#checkParentsSync(key, 'read')
       return await this.#openFile(this.localPath(key))
     } catch (error) {
       throw this.#explain(error, 'read', key)
@@ -327,19 +330,29 @@ class FileDriver implements Driver {
 
   async *#walk(directory: string, options: ListOptions): AsyncGenerator<Entry> {
     throwIfAborted(options.signal)
-    for (const { key, isDirectory } of await this.#children(directory)) {
-      const isPast = options.after === undefined || compareKeys(sortName({ key, isDirectory }), options.after) > 0
-      if (isDirectory && options.recursive !== false) yield* this.#walk(key, options)
-      else if (isDirectory && isPast) yield { kind: 'directory', key }
-      else if (!isDirectory && isPast) {
-        const stats = await this.#lookAt(this.localPath(key)).catch(() => undefined)
-        if (stats?.isFile()) yield { kind: 'file', ...infoOf(key, stats) }
+    const isPast = (child: Child) => options.after === undefined || compareKeys(sortName(child), options.after) > 0
+    const children = await this.#children(directory)
+    for (let at = 0; at < children.length; at += looksAtOnce) {
+      const some = children.slice(at, at + looksAtOnce)
+      const looks = await Promise.all(
+        some.map(async (child) => (child.isDirectory || !isPast(child) ? undefined : this.#lookAtListed(child))),
+      )
+      for (const [index, child] of some.entries()) {
+        const { key, isDirectory } = child
+        const stats = looks[index]
+        if (isDirectory && options.recursive !== false) yield* this.#walk(key, options)
+        else if (isDirectory && isPast(child)) yield { kind: 'directory', key }
+        else if (stats?.isFile()) yield { kind: 'file', ...infoOf(key, stats) }
       }
     }
   }
 
+  async #lookAtListed({ key }: Child): Promise<sync.BigIntStats | undefined> {
+    return this.#lookAt(this.localPath(key)).catch(() => undefined)
+  }
+
   /** The children of a directory in key order. A directory sorts as if its name ended in a slash when we descend into it. */
-  async #children(directory: string) {
+  async #children(directory: string): Promise<Child[]> {
     const prefix = directory === '' ? '' : `${directory}/`
     const found = await fs
       .readdir(path.join(this.#root, directory), { withFileTypes: true })
@@ -381,6 +394,11 @@ class FileDriver implements Driver {
   }
 }
 
+interface Child {
+  key: string
+  isDirectory: boolean
+}
+
 type Verb = 'read' | 'write' | 'stat' | 'list' | 'delete'
 
 /** Tells the temporary files of this process apart, of all its drivers. */
@@ -405,7 +423,7 @@ function errnoOf(error: unknown): string | undefined {
   return (error as NodeJS.ErrnoException | undefined)?.code
 }
 
-function sortName({ key, isDirectory }: { key: string; isDirectory: boolean }): string {
+function sortName({ key, isDirectory }: Child): string {
   return isDirectory ? `${key}/` : key
 }
 
