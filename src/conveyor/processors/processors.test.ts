@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os'
 import * as path from 'node:path'
 import { after, test } from 'node:test'
+import { testProcessor } from '../../testing/index.ts'
 import { runChain } from '../chain.ts'
 import { lookAt, type Original } from '../original.ts'
 import type { Processor } from '../processor.ts'
@@ -19,6 +20,22 @@ const run = async (...processors: Processor[]) =>
     workDirectory: async () => directory,
     timeLimitMs: 10_000,
     signal: new AbortController().signal,
+  })
+
+const samples = ['plain.css', 'with some spaces.png', 'no extension'].map((name) => ({
+  name,
+  content: Buffer.from(name),
+}))
+for (const use of [
+  'filename.spacesToUnderscores',
+  'filename.spacesToDashes',
+  'unique-filename.mtime',
+  'unique-filename.md5',
+])
+  testProcessor(use, {
+    make: async () => loadProcessor(use, directory),
+    samples,
+    check: (output, input) => assert.ok(output.content.equals(input.content)),
   })
 
 test('spaces become underscores or dashes', async () => {
