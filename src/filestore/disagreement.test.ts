@@ -38,7 +38,7 @@ describe('a file that is on disk and not in the registry', () => {
   }
   for (const [how, find] of Object.entries(ways))
     test(`is taken in ${how}, and offloaded like any other`, async (t) => {
-      const s = await scene(t)
+      const s = await scene(t, { watch: how === 'when the kernel tells' })
       fs.mkdirSync(s.file('d'))
       fs.writeFileSync(s.file('d/e'), 'x')
       await find(s)

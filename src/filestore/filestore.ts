@@ -57,6 +57,8 @@ export interface FilestoreOptions {
    * has events, what others write is noticed at once.
    */
   scanEveryMs?: number
+  /** Listen for the system's events in the directory. Default true. */
+  watch?: boolean
   clock?: Clock
   log?: Log
 }
@@ -86,6 +88,8 @@ export interface FilestoreStatus extends Counts {
 const perRemote: Record<QueueKind, number> = { offload: 64, move: 64, remove: 1000 }
 const inHandAtMost = 4000
 const defaultScanMs = 600_000
+/** By so much a clock may be behind: it is set now and then. */
+const clockToleranceMs = 60_000
 const fiveWeeksMs = 5 * 7 * 86_400_000
 
 /** A filestore in the hands of this process. */
@@ -149,7 +153,9 @@ export class Filestore {
     this.#verifier = new Verifier(context, { files, fetcher, mover })
     this.#orphans = new Orphans(context, remover)
     this.#mover = mover
-    this.#noticing = new Noticing(context, files, { directory, scanEveryMs: options.scanEveryMs ?? defaultScanMs })
+    const { scanEveryMs = defaultScanMs, watch = true } = options
+    const onScanned = async () => this.#noteTime()
+    this.#noticing = new Noticing(context, files, { directory, scanEveryMs, watch, onScanned })
     this.driver = filestoreDriver(files, `filestore:${name}`)
     this.#workers = {
       offload: this.#worker('offload', async (job, signal) =>
@@ -305,6 +311,7 @@ export class Filestore {
     await this.#started?.catch(() => undefined)
     await this.#mover.close()
     await Promise.all(Object.values(this.#workers).map(async (worker) => worker.stop()))
+    if (this.#started) await this.#noteTime()
     this.#stopListening()
     await this.#context.local.close()
     await this.#owned.disposeAsync()
@@ -327,6 +334,7 @@ export class Filestore {
   async #start() {
     const { queue, cache, name, events } = this.#context
     await queue.recover()
+    await this.#compareClock()
     const stopListening = cache?.onEvicted((store, key, bytes) => {
       if (store === name) events.emit('evicted', { key, bytes })
     })
@@ -334,6 +342,27 @@ export class Filestore {
     for (const worker of Object.values(this.#workers)) worker.start()
     await this.#mover.resume()
     await this.#noticing.start()
+  }
+
+  /** When the clock is behind what it was the last time, what was recorded meanwhile must not wait until it is there again. */
+  async #compareClock() {
+    const { registry, clock, settings, log } = this.#context
+    const seenMs = Number((await registry.setting('clock')) ?? 0)
+    if (seenMs > clock.now() + clockToleranceMs) {
+      log.warn('The clock of this machine was set back. What is recorded with a later time counts as of now.')
+      await registry.transaction(async (tx) => {
+        await registry.forgetFuture(clock.now(), tx)
+        const longest = { offload: settings.coolDownMs, move: 0, remove: settings.deleteAfterMs }
+        for (const kind of ['offload', 'move', 'remove'] as const)
+          await this.#context.queue.hasten(this.#queue(kind), longest[kind], tx)
+      })
+    }
+    await this.#noteTime()
+  }
+
+  async #noteTime() {
+    const { registry, clock } = this.#context
+    await registry.transaction(async (tx) => registry.set('clock', clock.now(), tx))
   }
 
   #queue(kind: QueueKind): string {

@@ -10,6 +10,9 @@ interface NoticingOptions {
   directory: string
   /** Compare all of it so often, in milliseconds; 0 is never. */
   scanEveryMs: number
+  /** Listen for events. */
+  watch: boolean
+  onScanned: () => Promise<void>
 }
 
 /** Files and directories that are none of a filestore's files. */
@@ -56,7 +59,7 @@ export class Noticing {
   /** A directory that is not there yet, or not any more, is tried again with the next scan. */
   async #watch() {
     const { local, log } = this.#context
-    if (this.#watcher || !local.isThere) return
+    if (!this.#options.watch || this.#watcher || !local.isThere) return
     const watcher = watch(
       this.#options.directory,
       { ignore: ignored },
@@ -131,6 +134,7 @@ export class Noticing {
   async #scan() {
     try {
       await this.#files.scan({ signal: this.#stop.signal })
+      await this.#options.onScanned()
     } catch (error) {
       if (!this.#stop.signal.aborted) this.#context.log.error(`The scan failed: ${(error as Error).message}`)
     }

@@ -23,6 +23,7 @@ async function scene(t: TestContext, options: Partial<OpenFilestoreOptions> = {}
     remote: 'cloud',
     coolDownMs: 0,
     scanEveryMs: 0,
+    watch: false, // what tests do to files is not to be noticed half-way
     ...options,
   })
   t.after(async () => filestore.close())

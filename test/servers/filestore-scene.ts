@@ -11,6 +11,7 @@ import type { TestContext } from 'node:test'
 import { Cache, type CacheOptions } from '../../src/cache/cache.ts'
 import { collect } from '../../src/core/bytes.ts'
 import type { Clock } from '../../src/core/clock.ts'
+import { StowageError } from '../../src/core/errors.ts'
 import type { Log } from '../../src/core/log.ts'
 import { memoryDriver } from '../../src/drivers/memory.ts'
 import type { FilestoreEvents } from '../../src/filestore/events.ts'
@@ -19,7 +20,6 @@ import { openDatabase, type Database } from '../../src/state/database.ts'
 import { Queue } from '../../src/state/queue.ts'
 import type { Driver, Supports } from '../../src/store/driver.ts'
 import { Store } from '../../src/store/store.ts'
-import { fakeClock } from '../../src/testing/fake-clock.ts'
 
 /** A minute and a day, in milliseconds. */
 export const minute = 60_000
@@ -117,20 +117,48 @@ export interface TestClock extends Clock {
   nextMs(): number | undefined
 }
 
+/** Longer spans pass in steps of an hour, in which all who sleep wake once: there are weeks to pass. */
+const longMs = 2 * 60 * minute
+const stepMs = 60 * minute
+
 function testClock(): TestClock {
-  const inner = fakeClock(Date.now())
-  const ends = new Set<{ atMs: number }>()
+  let now = Date.now()
   let offset = 0
+  const sleepers = new Set<{ atMs: number; wake: () => void }>()
+  const next = () => (sleepers.size === 0 ? undefined : Math.min(...[...sleepers].map(({ atMs }) => atMs)))
+  const wake = async () => {
+    for (const sleeper of [...sleepers].sort((a, b) => a.atMs - b.atMs)) if (sleeper.atMs <= now) sleeper.wake()
+    await turn()
+  }
   return {
-    now: () => inner.now() + offset,
-    sleep: async (ms, signal) => {
-      const end = { atMs: inner.now() + ms }
-      ends.add(end)
-      await inner.sleep(ms, signal).finally(() => ends.delete(end))
-    },
-    advance: async (ms) => inner.advance(ms),
+    now: () => now + offset,
     jump: (ms) => void (offset += ms),
-    nextMs: () => (ends.size === 0 ? undefined : Math.min(...[...ends].map(({ atMs }) => atMs)) - inner.now()),
+    nextMs: () => {
+      const at = next()
+      return at === undefined ? undefined : at - now
+    },
+    sleep: async (ms, signal) =>
+      new Promise((resolve, reject) => {
+        const end = (settle: () => void) => () => {
+          sleepers.delete(sleeper)
+          signal?.removeEventListener('abort', cancel)
+          settle()
+        }
+        const cancel = end(() => reject(new StowageError('ABORTED', 'The wait was cancelled.')))
+        const sleeper = { atMs: now + Math.max(0, ms), wake: end(resolve) }
+        sleepers.add(sleeper)
+        if (signal?.aborted) cancel()
+        else signal?.addEventListener('abort', cancel)
+      }),
+    async advance(ms) {
+      const end = now + ms
+      await turn()
+      while (now < end) {
+        now = Math.max(now, Math.min(end, ms > longMs ? now + stepMs : (next() ?? end)))
+        await wake()
+      }
+      await wake()
+    },
   }
 }
 
@@ -204,6 +232,7 @@ export async function scene(t: TestContext, given: SceneOptions = {}): Promise<S
       isLocal: (key) => fs.existsSync(s.file(key)),
       contents: async () => contentsOf(s.filestore.driver),
       pass: async (ms) => {
+        await s.quiet()
         await s.clock.advance(ms)
         await s.quiet()
       },
@@ -228,6 +257,7 @@ async function open(s: Scene, { remotes, cache, isIdle = false, base: _base, ...
     name: 'files',
     directory: path.join(base, 'files'),
     scanEveryMs: 0,
+    watch: false, // what a test does to files is noticed when it says so
     remotes: new Map(drivers),
     database: s.database,
     queue: new Queue(s.database, { clock, random: () => 1 }),
