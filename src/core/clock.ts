@@ -12,9 +12,12 @@ export interface Clock {
 /** The longest wait a timer of node can do; longer ones are cut to it. */
 const longestTimerMs = 2 ** 31 - 1
 
-/** The real time. */
+/**
+ * The real time, as it was when the process began, and from then on as it has passed: whoever sets the clock of the machine
+ * makes nothing be due early, or never.
+ */
 export const systemClock: Clock = {
-  now: () => Date.now(),
+  now: () => Math.floor(performance.timeOrigin + performance.now()),
   sleep: async (ms, signal) =>
     new Promise((resolve, reject) => {
       const stop = () => {

@@ -290,13 +290,14 @@ export class Files {
     for await (const { key } of registry.walk(`${name}/`, { which: 'local' })) await this.look(key)
   }
 
-  /** Notes what must be uploaded, unless it is there already. */
-  async enqueue(row: FileRow, plan: Plan | undefined, tx: Transaction): Promise<void> {
+  /** Notes what must be uploaded, unless it is there already. When it is due, in milliseconds since the epoch. */
+  async enqueue(row: FileRow, plan: Plan | undefined, tx: Transaction): Promise<number | undefined> {
     const { queue, clock, settings } = this.#context
     const mayHandOver = row.local !== undefined && !settings.keepLocal
-    if (!plan || row.local === undefined || (row.cloud && !mayHandOver)) return
+    if (!plan || row.local === undefined || (row.cloud && !mayHandOver)) return undefined
     const delayMs = Math.max(plan.delayMs, row.changedMs + settings.coolDownMs - clock.now(), 0)
     await queue.add({ queue: queueName(this.#context, 'offload'), key: row.key, group: plan.remote, delayMs }, tx)
+    return clock.now() + delayMs
   }
 
   /** Where a file should go. A route that cannot tell now is asked again when the upload is due. */
@@ -338,20 +339,23 @@ export class Files {
   }
 
   async #record(row: FileRow, { isForeign }: { isForeign: boolean }): Promise<FileInfo> {
-    const { registry, queue, cache, name, local, events, settings } = this.#context
+    const { registry, queue, cache, name, local, events } = this.#context
     const { key } = row
     const former = await registry.find(key)
     const plan = await this.#planFor(row)
-    await registry.transaction(async (tx) => {
+    const dueMs = await registry.transaction(async (tx) => {
       await registry.put(row, tx)
-      if (plan) await this.enqueue(row, plan, tx)
-      else await queue.cancel(queueName(this.#context, 'offload'), { key }, tx)
+      if (plan) return this.enqueue(row, plan, tx)
+      // It stays here: nothing will take the place of the copies of what it was.
+      await queue.cancel(queueName(this.#context, 'offload'), { key }, tx)
+      for (const replica of await registry.replicas(key, tx)) await queueRemoval(this.#context, replica, {}, tx)
+      return undefined
     })
     if (former?.deletedMs !== undefined) await local.purge(former.version)
     if (former) await cache?.drop(name, key)
     const info = infoOf(row)
     events.emit('stored', { key, info, isForeign })
-    if (plan) events.emit('queued', { key, remote: plan.remote, dueMs: row.changedMs + settings.coolDownMs })
+    if (plan && dueMs !== undefined) events.emit('queued', { key, remote: plan.remote, dueMs })
     return info
   }
 

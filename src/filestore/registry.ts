@@ -240,6 +240,18 @@ export class Registry {
     )
   }
 
+  /** What is recorded with a later time than now counts as of now. */
+  async forgetFuture(nowMs: number, tx: Transaction): Promise<void> {
+    for (const [column, table] of [
+      ['deleted_ms', 'files INDEXED BY files_deleted'],
+      ['changed_ms', 'files INDEXED BY files_local'],
+    ]) {
+      const isThere = column === 'deleted_ms' ? 'deleted_ms IS NOT NULL' : 'local IS NOT NULL'
+      const sql = `UPDATE ${table} SET ${column} = ? WHERE store = ? AND ${isThere} AND ${column} > ?`
+      await tx.run(sql, nowMs, this.store, nowMs)
+    }
+  }
+
   /** Takes a file out of the registry, with all that is known of it. */
   async remove(key: string, tx: Transaction): Promise<void> {
     await tx.run('DELETE FROM files WHERE store = ? AND key = ?', this.store, key)

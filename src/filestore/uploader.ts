@@ -165,8 +165,8 @@ export class Uploader {
     const { key, version } = row
     await registry.setDigest(key, version, digests, tx)
     await confirm(this.#context, replica, tx)
-    // It was deleted while it was on its way: nobody else would remove it.
-    if (!now || now.deletedMs !== undefined) await queueRemoval(this.#context, replica, {}, tx)
+    // It was deleted or replaced while it was on its way: it may be that nobody else removes it.
+    if (now?.version !== version || now.deletedMs !== undefined) await queueRemoval(this.#context, replica, {}, tx)
     for (const other of await registry.replicas(key, tx))
       if (other.version !== version) await queueRemoval(this.#context, other, {}, tx)
   }

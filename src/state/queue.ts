@@ -187,6 +187,13 @@ export class Queue {
     this.announce()
   }
 
+  /** Waiting jobs of a queue that would be due later than so many milliseconds from now are due then. */
+  async hasten(queue: string, withinMs: number, tx: Transaction): Promise<void> {
+    if (!Number.isFinite(withinMs)) return
+    const due = this.#clock.now() + withinMs
+    await tx.run(`UPDATE jobs SET due_ms = ? WHERE queue = ? AND state = 'waiting' AND due_ms > ?`, due, queue, due)
+  }
+
   /** Jobs set aside wait again, from their first attempt; all of them, or those of a queue or a key. Returns how many. */
   async retry(filter: { queue?: string; key?: string } = {}): Promise<number> {
     const [where, values] = conditions(filter)
