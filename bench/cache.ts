@@ -41,9 +41,9 @@ async function main() {
     for (const [name, all] of Object.entries(runs)) {
       const place = path.join(base, `${name}${run}`)
       const output = child(name, place)
-      origin.send('fetches')
-      const [fetches] = (await once(origin, 'message')) as [number]
-      all.push({ ...(JSON.parse(output) as Figures), fetches })
+      origin.send('requests')
+      const [requests] = (await once(origin, 'message')) as [number]
+      all.push({ ...(JSON.parse(output) as Figures), requests })
       await fs.rm(place, { recursive: true, force: true })
     }
   const [direct, hundred, hit] = [medians(runs.direct), medians(runs.cached), medians(runs.hits)]
@@ -53,7 +53,8 @@ async function main() {
     console.log(`${name.padEnd(44)} ${ours.toFixed(2)}  ${theirs.toFixed(2)}  ${(ours / theirs).toFixed(2)}x`)
   }
   console.log(`\nOpening and reading one of ${files} files of 4 KiB that are here, a second`)
-  for (const [name, figure] of Object.entries(hit)) console.log(`${name.padEnd(44)} ${figure.toFixed(0)}`)
+  for (const [name, figure] of Object.entries(hit))
+    if (name !== 'requests') console.log(`${name.padEnd(44)} ${figure.toFixed(0)}`)
   origin.disconnect()
 }
 
@@ -69,32 +70,30 @@ function child(role: string, directory: string): string {
 
 type Figures = Record<string, number>
 
-/** So many readers at once, each of the whole object. What they measure is a process that has read before. */
+/** So many readers at once, in a process that has read before: of small objects for the first byte, and of the large one. */
 async function readers(driver: Driver, count: number): Promise<Figures> {
-  const read = async (key: string, onFirst = () => {}) => {
-    let bytes = 0
-    for await (const chunk of (await driver.read(key)).body as AsyncIterable<Buffer>) {
-      if (bytes === 0) onFirst()
-      bytes += chunk.byteLength
-    }
-    return bytes
-  }
-  for (let i = 1; i <= 5; i++) await Promise.all(Array.from({ length: count }, async () => read(`small/${i << 16}`)))
-  const begun = performance.now()
-  const times = await Promise.all(
-    Array.from({ length: count }, async () => {
-      let first = Number.NaN
-      const bytes = await read(`large/${size}`, () => (first = performance.now() - begun))
+  const all = async (key: string, size: number) => {
+    const begun = performance.now()
+    const one = async () => {
+      let [bytes, first] = [0, Number.NaN]
+      for await (const chunk of (await driver.read(key)).body as AsyncIterable<Buffer>) {
+        if (bytes === 0) first = performance.now() - begun
+        bytes += chunk.byteLength
+      }
       if (bytes !== size) throw new Error(`${bytes} bytes arrived`)
       return { first, last: performance.now() - begun }
-    }),
-  )
+    }
+    const times = await Promise.all(Array.from({ length: count }, one))
+    return { first: Math.max(...times.map(({ first }) => first)), last: Math.max(...times.map(({ last }) => last)) }
+  }
+  const small = []
+  for (let i = 0; i < 20; i++) small.push((await all(`small/${i}/${1 << 16}`, 1 << 16)).first)
+  const { last } = await all(`large/${size}`, size)
   await driver.close()
   const { userCPUTime, systemCPUTime, maxRSS } = process.resourceUsage()
   return {
-    'first byte of the first reader, ms': Math.min(...times.map(({ first }) => first)),
-    'first byte of the last reader, ms': Math.max(...times.map(({ first }) => first)),
-    'last byte of the last reader, ms': Math.max(...times.map(({ last }) => last)),
+    'first byte of all readers, ms': median(small.slice(10)),
+    'last byte of all readers, ms': last,
     'CPU, s': (userCPUTime + systemCPUTime) / 1e6,
     'peak memory, MB': maxRSS / 1024,
   }
@@ -145,8 +144,11 @@ async function perSecond(names: string[], atOnce: number, read: (name: string) =
 }
 
 function medians(runs: readonly Figures[]): Figures {
-  const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
   return Object.fromEntries(Object.keys(runs[0] ?? {}).map((name) => [name, median(runs.map((run) => run[name] ?? 0))]))
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
 }
 
 function compiled(name: string): string {
