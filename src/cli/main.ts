@@ -60,6 +60,14 @@ const verbs: Description[] = [
     load: async () => import('./up.ts'),
   },
   {
+    name: 'import',
+    summary: 'carry over the configuration of another program; known is fileconveyor',
+    values: ['<program>', '<file>'],
+    options: [['--output <file>', 'where to write ours. Default: stowage.config.yaml']],
+    examples: ['stowage import fileconveyor config.xml'],
+    load: async () => import('./import.ts'),
+  },
+  {
     name: 'sync',
     summary: 'scan, process and deliver once, then exit',
     examples: ['stowage sync', 'stowage sync --json'],
