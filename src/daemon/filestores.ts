@@ -166,13 +166,22 @@ export class Filestores {
     const some = async function* () {
       for await (const { key } of filestore.deleted(prefix)) yield key
     }
-    for await (const key of keys ?? some())
+    const restoreOne = async (key: string): Promise<Restored> => {
       try {
         await filestore.restore(key)
-        yield { key }
+        return { key }
       } catch (error) {
-        yield { key, error: { code: codeOf(error), message: (error as Error).message } }
+        return { key, error: { code: codeOf(error), message: (error as Error).message } }
       }
+    }
+    let batch: string[] = []
+    for await (const key of keys ?? some()) {
+      batch.push(key)
+      if (batch.length < restoredTogether) continue
+      yield* await Promise.all(batch.map(restoreOne))
+      batch = []
+    }
+    yield* await Promise.all(batch.map(restoreOne))
   }
 
   /** Files that can be restored, in the order of their keys. */
@@ -262,6 +271,8 @@ export class Filestores {
   }
 }
 
+/** So many files are restored at once: they share their commits. */
+const restoredTogether = 32
 const fiveWeeksMs = 5 * 7 * 86_400_000
 
 /** Files may still be at stores that it was configured with before. */
