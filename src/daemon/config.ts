@@ -7,6 +7,7 @@ import { realPath } from '../core/real-path.ts'
 import type { StoreSettings } from '../drivers/stores.ts'
 import type { ProcessorSpec } from '../conveyor/processors/index.ts'
 import type { AssetSettings } from '../conveyor/asset-manifest.ts'
+import type { Source } from '../conveyor/intake.ts'
 import type { Rule } from '../conveyor/rules.ts'
 import { absoluteUrl, crossCheck, labelOf } from './config-check.ts'
 import { suggest } from './config-draft.ts'
@@ -48,6 +49,16 @@ const source = z.strictObject({
     .default(['.git', 'node_modules', '.DS_Store', '*.tmp', '*.swp', '*~'])
     .describe('Names (at any depth) or paths (with a slash) of what does not exist for us.'),
   settle: duration('How long a file must have rested before it is taken.').default(500),
+  documentRoot: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('What "/" is in the links of its files. Default: the directory. Relative to this file.'),
+  basePath: z
+    .string()
+    .regex(/^\/(.*\/)?$/, 'must begin and end with a slash')
+    .optional()
+    .describe('Where the site begins below "/", if not at it.'),
   polling: z
     .union(
       [
@@ -156,7 +167,7 @@ export interface Config {
   filestores: Record<string, FilestoreSettings>
   /** Of all filestores; made when there is one. */
   cache: { directory: string; maxBytes?: number }
-  sources: Record<string, { directory: string; ignore: readonly string[]; settleMs: number; pollingMs?: number }>
+  sources: Record<string, Omit<Source, 'name'>>
   rules: RuleConfig[]
   assets?: AssetSettings
 }

@@ -72,23 +72,25 @@ test('every element of the sample has its counterpart', () => {
   const secret = (name: string) => `file:${encodeURIComponent(`/etc/stowage/secrets/${name}`)}`
   assert.deepEqual(config.stores, {
     'origin-pull-cdn': { url: 'file:///htdocs/static.example.com', publicUrl: 'http://static.example.com/' },
-    ftp: {
-      url: `ftp://me%40home:${secret('ftp.password')}@ftp.example.com:2121/a%20b/static`,
+    'ftp-server': {
+      url: `ftp://me%40home:${secret('ftp-server.password')}@ftp.example.com:2121/a%20b/static`,
       publicUrl: 'http://ftp.example.com/static/',
     },
-    sftp: {
+    'sftp-server': {
       url: 'sftp://me@ssh.example.com/?private_key=%2Fsrv%2Fme%2F.ssh%2Fid',
       publicUrl: 'http://ssh.example.com/',
     },
-    s3: {
-      url: `s3://${secret('s3.access_key_id')}:${secret('s3.secret_access_key')}@s3.amazonaws.com/static?s3_bucket=media`,
+    's3-server': {
+      url: `s3://${secret('s3-server.access_key_id')}:${secret('s3-server.secret_access_key')}@s3.amazonaws.com/static?s3_bucket=media`,
       publicUrl: 'https://media.s3.amazonaws.com/static/',
     },
     cf: {
       url: `s3://${secret('cf.access_key_id')}:${secret('cf.secret_access_key')}@s3.amazonaws.com/?s3_bucket=media`,
       publicUrl: 'https://d1.cloudfront.net/',
     },
-    mosso: { url: `cloudfiles://me:${secret('mosso.api_key')}@identity.api.rackspacecloud.com/?container=c` },
+    'mosso-server': {
+      url: `cloudfiles://me:${secret('mosso-server.api_key')}@identity.api.rackspacecloud.com/?container=c`,
+    },
   })
   const cacheControl = 'max-age=315360000'
   assert.deepEqual(config.rules, [
@@ -104,17 +106,22 @@ test('every element of the sample has its counterpart', () => {
       },
       processors: ['image_optimizer.KeepFilename', 'unique_filename.Mtime', 'link_updater.CSSURLUpdater'],
       destinations: [
-        { store: 'ftp', path: 'static', maxConnections: 5 },
-        { store: 's3', cacheControl },
+        { store: 'ftp-server', path: 'static', maxConnections: 5 },
+        { store: 's3-server', cacheControl },
         { store: 'origin-pull-cdn', path: 'drupal', link: 'symlink' },
       ],
       deleteSourceAfter: '0s',
     },
-    { label: 'Downloads', source: 'downloads', filter: { size: { maximum: 999 } }, destinations: [{ store: 'mosso' }] },
+    {
+      label: 'Downloads',
+      source: 'downloads',
+      filter: { size: { maximum: 999 } },
+      destinations: [{ store: 'mosso-server' }],
+    },
     { label: 'Downloads (2)', source: 'downloads', destinations: [{ store: 'cf', cacheControl }] },
   ])
-  assert.equal(secrets.get('/etc/stowage/secrets/s3.secret_access_key'), 'very/secret')
-  assert.equal(servers.get('ftp'), 'ftp')
+  assert.equal(secrets.get('/etc/stowage/secrets/s3-server.secret_access_key'), 'very/secret')
+  assert.equal(servers.get('ftp'), 'ftp-server')
   assert.ok(!JSON.stringify(config).includes('very/secret') && !JSON.stringify(config).includes('p/w:1'))
 })
 

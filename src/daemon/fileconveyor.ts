@@ -5,6 +5,7 @@
 import * as path from 'node:path'
 import { parseXml, XmlElement, XmlError } from '@rgrove/parse-xml'
 import { StowageError } from '../core/errors.ts'
+import { schemeNames } from '../drivers/index.ts'
 import type { ConfigInput } from './config.ts'
 
 /** What came of it. */
@@ -426,8 +427,9 @@ function publicUrl(settings: Settings): { publicUrl?: string } {
   return url === undefined ? {} : { publicUrl: url.endsWith('/') ? url : `${url}/` }
 }
 
-/** Their names may begin with a digit or a dash, ours begin with a letter. */
+/** Ours begin with a letter, and are no kinds of URLs. */
 function plainName(name: string): string {
+  if (schemeNames.includes(name.toLowerCase())) return `${name}-server`
   return /^[A-Za-z]/.test(name) ? name : `n${name}`
 }
 
