@@ -3,12 +3,28 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import * as path from 'node:path'
 import { after, test } from 'node:test'
+import { testProcessor } from '../../testing/index.ts'
 import { runChain } from '../chain.ts'
 import { lookAt, type Original } from '../original.ts'
 import cssLinks, { findReferences } from './css-links.ts'
 
 const directory = mkdtempSync(path.join(tmpdir(), 'stowage-css-links-'))
 after(() => rmSync(directory, { recursive: true, force: true }))
+
+testProcessor('css-links', {
+  make: () => cssLinks,
+  samples: [
+    { name: 'a.css', content: Buffer.from('@import "b.css";a{b:url(c.png);*zoom:1;d:image-set("e.png" 1x)}') },
+    { name: 'broken.css', content: Buffer.from('a{content:"open\n;b:url(c.png)}}}') },
+    { name: 'latin.css', content: Buffer.from('a{content:"\xe9";b:url(c.png)}', 'latin1') },
+  ],
+  addressOf: async (reference) => (reference.startsWith('/') ? reference : `/x/${reference}`),
+  mayGrow: true,
+  check: ({ content }, input) => {
+    const back = content.toString('latin1').replaceAll('/x/', '')
+    assert.equal(back, input.content.toString('latin1'))
+  },
+})
 
 const valuesOf = async (css: string) => (await findReferences(css)).map(({ value }) => value)
 
@@ -132,58 +148,52 @@ test('5 MB of any sheet are read in bounded time, and others get their turn mean
     const timer = setInterval(() => turns++, 1)
     const references = await findReferences(css)
     clearInterval(timer)
-    assert.equal(references.length, name === 'rules' ? 180_000 : references.length)
+    assert.equal(references.length, name === 'rules' ? 180_000 : 0, name)
     if (name === 'rules') assert.ok(turns > 3, `others had ${turns} turns`)
   }
 })
 
 const pieces = [
-  ...[
-    'url(a.png)',
-    'url( "a.png" )',
-    "url('b\\'c.png'",
-    '@import "a.css";',
-    '@import ',
-    "'x.css'",
-    '"x',
-    '\n',
-    ' ',
-    ';',
-  ],
-  ...[
-    '{',
-    '}',
-    '(',
-    ')',
-    '[',
-    ']',
-    '/*',
-    '*/',
-    'image-set(',
-    '"d.png" 1x',
-    ',',
-    '\\',
-    '\\29 ',
-    'u\\72l(e)',
-    '@namespace ',
-  ],
-  ...[
-    '*zoom:1',
-    '--x:',
-    'é',
-    '😀',
-    '\ufeff',
-    '\r\n',
-    '\0',
-    'url(',
-    'URL(f g)',
-    '@media',
-    'type("t")',
-    '<!--',
-    '-->',
-    ':',
-    '#',
-  ],
+  'url(a.png)',
+  'url( "a.png" )',
+  "url('b\\'c.png'",
+  '@import "a.css";',
+  '@import ',
+  "'x.css'",
+  '"x',
+  '\n',
+  ' ',
+  ';',
+  '{',
+  '}',
+  '(',
+  ')',
+  '[',
+  ']',
+  '/*',
+  '*/',
+  'image-set(',
+  '"d.png" 1x',
+  ',',
+  '\\',
+  '\\29 ',
+  'u\\72l(e)',
+  '@namespace ',
+  '*zoom:1',
+  '--x:',
+  'é',
+  '😀',
+  '\ufeff',
+  '\r\n',
+  '\0',
+  'url(',
+  'URL(f g)',
+  '@media',
+  'type("t")',
+  '<!--',
+  '-->',
+  ':',
+  '#',
 ]
 
 function between(css: string, references: readonly { start: number; end: number }[]): string[] {

@@ -25,7 +25,18 @@ const sliceMs = 10
 const withAddresses = new Set(['url', 'image-set', '-webkit-image-set'])
 /** At-rules in which an address is a name, and leads to no file. */
 const withNames = new Set(['namespace', 'document', '-moz-document'])
-const closers: Partial<Record<string, string>> = { '(-token': ')-token', '[-token': ']-token', '{-token': '}-token' }
+
+/** What is open: the name of a function, or nothing for a mere bracket, and what closes it. */
+interface Open {
+  name?: string
+  closer: string
+}
+
+const brackets: Partial<Record<string, Open>> = {
+  '(-token': { closer: ')-token' },
+  '[-token': { closer: ']-token' },
+  '{-token': { closer: '}-token' },
+}
 
 /** Rewrites `url()`, `@import` and `image-set()`. References to what is not delivered, or is elsewhere, stay as they are. */
 const cssLinks: Processor = {
@@ -83,8 +94,7 @@ function slice({ nextToken, endOfFile }: ReturnType<typeof tokenizer>, finder: F
 /** Sees one token after another, and knows which strings and URLs are references. */
 class Finder {
   readonly found: CssReference[] = []
-  /** What is open: the name of a function, or nothing for a mere bracket, and what closes it. */
-  readonly #open: { name?: string; closer: string }[] = []
+  readonly #open: Open[] = []
   /** The at-rule whose prelude this is. */
   #rule = ''
   #isAfterImport = false
@@ -106,8 +116,8 @@ class Finder {
     if (type === 'at-keyword-token') this.#rule = token[4].value.toLowerCase()
     else if (type === 'semicolon-token' || type === '{-token') this.#rule = ''
     if (type === 'function-token') this.#open.push({ name: token[4].value.toLowerCase(), closer: ')-token' })
-    const closer = closers[type]
-    if (closer !== undefined) this.#open.push({ closer })
+    const bracket = brackets[type]
+    if (bracket) this.#open.push(bracket)
     else if (this.#open.at(-1)?.closer === type) this.#open.pop()
   }
 
