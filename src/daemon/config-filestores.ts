@@ -45,6 +45,10 @@ export const filestore = z.strictObject({
     .enum(['same', 'shorten'], 'must be "same" or "shorten"')
     .optional()
     .describe('How keys become names at the remote. Default: same.'),
+  watch: z
+    .boolean()
+    .optional()
+    .describe('Listen for what others do in the directory, between two looks. Default: true.'),
   scanEvery: duration('How often the directory is looked through; 0 is only at the start. Default: 10m.').optional(),
 })
 
@@ -79,7 +83,7 @@ export interface FilestoreSettings
 
 /** Completes the settings of a filestore, without those that are of the store it is. */
 export function completeFilestore(
-  { directory, remote, remotes = [], coolDown, keepLocal, deleteAfter, remoteNames: names, scanEvery }: Written,
+  { directory, remote, remotes = [], coolDown, keepLocal, deleteAfter, remoteNames: names, watch, scanEvery }: Written,
   base: string,
 ): FilestoreSettings {
   return {
@@ -90,6 +94,7 @@ export function completeFilestore(
     ...(keepLocal !== undefined && { keepLocal }),
     ...(deleteAfter !== undefined && { deleteAfterMs: deleteAfter }),
     ...(names !== undefined && { remoteNames: names }),
+    ...(watch !== undefined && { watch }),
     ...(scanEvery !== undefined && { scanEveryMs: scanEvery }),
   }
 }

@@ -438,6 +438,7 @@ test('a filestore needs neither sources nor rules, and is completed apart from t
     keepLocal: true,
     deleteAfter: 'never',
     remoteNames: 'shorten',
+    watch: false,
     scanEvery: 0,
     remotes: ['warm'],
     remote: [{ prefix: 'a/', minSize: '1MiB', minAge: '30d', contentType: 'image/*', remote: 'cold' }],
@@ -458,6 +459,7 @@ test('a filestore needs neither sources nor rules, and is completed apart from t
     keepLocal: true,
     deleteAfterMs: Infinity,
     remoteNames: 'shorten',
+    watch: false,
     scanEveryMs: 0,
     publicUrl: 'https://example.com/',
   })
