@@ -4,15 +4,18 @@ import * as path from 'node:path'
 import { stringify } from 'yaml'
 import { diskError } from '../core/disk-error.ts'
 import { StowageError } from '../core/errors.ts'
-import { checkConfig } from '../daemon/config.ts'
-import { importFileConveyor, type Imported } from '../daemon/fileconveyor.ts'
+import { silentLog } from '../core/log.ts'
+import type { FormerDelivery } from '../conveyor/takeover.ts'
+import { checkConfig, loadConfig } from '../daemon/config.ts'
+import { startDaemon } from '../daemon/daemon.ts'
+import { formerDeliveries, importFileConveyor, type Imported } from '../daemon/fileconveyor.ts'
 import type { Context } from './main.ts'
 
 /** Writes our configuration, and its secrets as files that nobody else may read. Files that exist are not touched. */
 export async function run(
   { output }: Context,
   [program = '', file = '']: string[],
-  options: { output?: string },
+  options: { output?: string; data?: string },
 ): Promise<undefined> {
   if (program !== 'fileconveyor')
     throw new StowageError('INVALID_ARGUMENT', `${JSON.stringify(program)} cannot be imported from.`, {
@@ -22,6 +25,8 @@ export async function run(
   if (existsSync(target))
     throw new StowageError('EXISTS', `There is a file ${target} already.`, { hint: 'Move it away, or give --output.' })
   const secretsDirectory = path.join(path.dirname(target), '.stowage-secrets')
+  // Looked at first: what cannot be read should not leave half of an import.
+  if (options.data !== undefined) formerDeliveries(options.data, new Map())
   const imported = importFileConveyor(readConfig(file), { name: file, secretsDirectory })
   writeSecrets(imported.secrets, secretsDirectory)
   checkConfig(imported.config, path.dirname(target), 'What was imported')
@@ -29,8 +34,19 @@ export async function run(
   output.object({ file: target, secrets: [...imported.secrets.keys()], notes: imported.notes })
   output.line(`Wrote ${target}${imported.secrets.size > 0 ? `, and its secrets below ${secretsDirectory}` : ''}.`)
   for (const note of imported.notes) output.line(`Look at this: ${note}`)
+  if (options.data !== undefined) await takeOver(output, target, formerDeliveries(options.data, imported.servers))
   output.line('Then try the stores with `stowage check`, and deliver once with `stowage sync`.')
   return undefined
+}
+
+/** What was delivered is not sent again. */
+async function takeOver(output: Context['output'], file: string, former: FormerDelivery[]) {
+  await using daemon = await startDaemon({ config: await loadConfig(file), log: silentLog })
+  const { taken, changed, missing, unmatched } = await daemon.takeOver(former)
+  output.object({ taken, changed, missing, unmatched })
+  output.line(
+    `Of ${former.length} deliveries ${taken} are taken over; ${changed} have changed since, of ${missing} a file is missing, and for ${unmatched} there is no rule.`,
+  )
 }
 
 function readConfig(file: string): string {

@@ -63,8 +63,14 @@ const verbs: Description[] = [
     name: 'import',
     summary: 'carry over the configuration of another program; known is fileconveyor',
     values: ['<program>', '<file>'],
-    options: [['--output <file>', 'where to write ours. Default: stowage.config.yaml']],
-    examples: ['stowage import fileconveyor config.xml'],
+    options: [
+      ['--output <file>', 'where to write ours. Default: stowage.config.yaml'],
+      ['--data <directory>', 'the directory of synced_files.db: what was delivered is not sent again'],
+    ],
+    examples: [
+      'stowage import fileconveyor config.xml',
+      'stowage import fileconveyor config.xml --data /srv/fileconveyor',
+    ],
     load: async () => import('./import.ts'),
   },
   {

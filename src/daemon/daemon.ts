@@ -10,6 +10,7 @@ import { explain, type Explanation } from '../conveyor/explain.ts'
 import type { Source } from '../conveyor/intake.ts'
 import { loadProcessor } from '../conveyor/processors/index.ts'
 import type { Rule } from '../conveyor/rules.ts'
+import { takeOver, type FormerDelivery, type Takeover } from '../conveyor/takeover.ts'
 import { openDatabase, type Database } from '../state/database.ts'
 import { Queue } from '../state/queue.ts'
 import type { Partial } from '../store/locations.ts'
@@ -99,7 +100,7 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
   const conveyor = new Conveyor({ sources, rules, stores, database, queue, clock, log, workDirectory, invalidate })
   const repairs = new Repairs(queue, stores, { clock, log })
   const assets = config.assets && assetParts(config.assets, { stores, rules, database, clock, log })
-  const parts = { conveyor, filestores, repairs, saved, sources, rules, database, clock, log }
+  const parts = { conveyor, filestores, repairs, saved, stores, sources, rules, database, clock, log }
   const daemon = new Daemon({ ...parts, ...(assets && { assets }) })
   rollback.defer(async () => saved.close())
   if (assets) rollback.defer(async () => assets.keeper.close())
@@ -132,6 +133,7 @@ interface Parts extends Times {
   filestores: Filestores
   repairs: Repairs
   saved: SavedStores
+  stores: ReadonlyMap<string, Store>
   sources: readonly Source[]
   rules: readonly Rule[]
   database: Database
@@ -249,6 +251,11 @@ export class Daemon {
     const { conveyor, filestores } = this.#parts
     const jobs = await conveyor.queue.retry(filter)
     return jobs + (await filestores.retry(filter.key))
+  }
+
+  /** Records what another program has delivered, where it is still right, so that it is not sent again. */
+  async takeOver(former: Iterable<FormerDelivery>): Promise<Takeover> {
+    return takeOver(former, this.#parts)
   }
 
   /** What is known about a file, and what happens next. */

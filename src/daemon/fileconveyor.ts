@@ -2,10 +2,13 @@
  * Reads the configuration of File Conveyor (https://github.com/wimleers/fileconveyor, config.xml) and writes it as ours.
  * What cannot be carried over is named, never dropped in silence. Secrets go to files of their own.
  */
+import { existsSync } from 'node:fs'
 import * as path from 'node:path'
 import { parseXml, XmlElement, XmlError } from '@rgrove/parse-xml'
+import type { FormerDelivery } from '../conveyor/takeover.ts'
 import { StowageError } from '../core/errors.ts'
 import { schemeNames } from '../drivers/index.ts'
+import { foreignRows } from '../state/foreign-rows.ts'
 import type { ConfigInput } from './config.ts'
 
 /** What came of it. */
@@ -442,4 +445,27 @@ function list(text = ''): string[] {
 
 function invalid(message: string): StowageError {
   return new StowageError('INVALID_CONFIG', message)
+}
+
+/**
+ * What File Conveyor has delivered, as its databases in a directory tell: `synced_files.db`, and `fsmonitor.db` for the times
+ * of the originals. `servers` are those of {@link Imported}.
+ */
+export function formerDeliveries(directory: string, servers: ReadonlyMap<string, string>): FormerDelivery[] {
+  const times = new Map<string, number>()
+  const monitor = path.join(directory, 'fsmonitor.db')
+  if (existsSync(monitor))
+    for (const row of foreignRows(monitor, 'SELECT path, filename, mtime FROM pathscanner WHERE mtime >= 0'))
+      times.set(path.join(String(row['path']), String(row['filename'])), Math.floor(Number(row['mtime'])))
+  const sql = 'SELECT input_file, transported_file_basename, server FROM synced_files ORDER BY input_file'
+  return foreignRows(path.join(directory, 'synced_files.db'), sql).map((row) => {
+    const [file, server] = [String(row['input_file']), String(row['server'])]
+    const modifiedSeconds = times.get(file)
+    return {
+      file,
+      name: String(row['transported_file_basename']),
+      store: servers.get(server) ?? server,
+      ...(modifiedSeconds !== undefined && { modifiedSeconds }),
+    }
+  })
 }
