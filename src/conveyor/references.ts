@@ -37,6 +37,7 @@ const whose = 'source = ? AND path = ? AND rule = ? AND destination = ? AND dire
 
 /** Notes references besides those that are known. What is delivered now may still show the known ones. */
 export async function noteReferences(tx: Transaction, referrer: Referrer, references: Iterable<Reference>) {
+  await tx.run(`UPDATE refers SET pending = 0 WHERE ${whose} AND pending = 1`, ...valuesOf(referrer))
   for (const { source, path, key, isPending } of references)
     await tx.run(
       `INSERT INTO refers (source, path, rule, destination, directory, to_source, to_path, key, pending)

@@ -425,6 +425,15 @@ const filestore = (settings: object = {}, more: object = {}) => ({
   ...more,
 })
 
+test('where a site has its root is told as an absolute path', () => {
+  const sources = { site: { directory: './site', documentRoot: '.', basePath: '/shop/' } }
+  const rules = [{ source: 'site', destinations: [{ store: 'out' }] }]
+  const { site } = checkConfig({ stores: { out: 'memory:' }, sources, rules }, '/etc/acme').sources
+  assert.deepEqual([site?.documentRoot, site?.basePath], ['/etc/acme', '/shop/'])
+  const wrong = { ...sources, site: { ...sources.site, basePath: 'shop' } }
+  assert.throws(() => checkConfig({ stores: { out: 'memory:' }, sources: wrong, rules }), /basePath.*slash/)
+})
+
 test('a filestore needs neither sources nor rules, and is completed apart from the other stores', () => {
   const config = checkConfig(filestore(), '/etc/acme')
   assert.deepEqual(Object.keys(config.stores), ['cold'])

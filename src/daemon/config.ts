@@ -253,11 +253,12 @@ function complete(config: z.output<typeof schema>, directory: string): Config {
     stores: entries(plain, (each, store) => completeStore(each, directory, linkedSources(config, store))),
     filestores: entries(filestores, (each) => completeFilestoreOf(each, directory)),
     cache: withoutAbsent({ ...config.cache, directory: own(config.cache?.directory, '.stowage-cache') }),
-    sources: entries(config.sources ?? {}, ({ settle, polling, ...each }) => ({
-      ...each,
+    sources: entries(config.sources ?? {}, ({ settle, polling, documentRoot, ...each }) => ({
+      ...withoutAbsent(each),
       directory: realPath(path.resolve(directory, each.directory)),
       settleMs: settle,
       ...(typeof polling === 'number' ? { pollingMs: polling } : {}),
+      ...(documentRoot === undefined ? {} : { documentRoot: path.resolve(directory, documentRoot) }),
     })),
     rules: (config.rules ?? []).map((each, index) => completeRule(each, index, config.assets)),
     ...(config.assets ? { assets: completeAssets(config.assets, directory) } : {}),

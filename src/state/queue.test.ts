@@ -65,6 +65,29 @@ test('a key added while it runs runs once more afterwards', async () => {
   assert.deepEqual(await take(), [])
 })
 
+test('a reminder changes nothing but when: what waits to be tried again is due, what runs runs once more', async () => {
+  const remind = async () => queue.add({ queue: 'q', key: 'a', payload: 'reminder', isReminder: true })
+  await add('a', 'first', 1000)
+  await remind()
+  assert.equal((await queue.find('q', 'a'))?.dueMs, now + 1000)
+  now += 1000
+  await queue.fail(await one(), new Error('not yet'))
+  await remind()
+  const job = await one()
+  assert.deepEqual([job.payload, job.attempt], ['first', 2])
+  await add('a', 'news')
+  await remind()
+  await queue.finish(job)
+  assert.equal((await queue.find('q', 'a'))?.payload, 'news')
+  const again = await one()
+  await remind()
+  await queue.finish(again)
+  await queue.finish(await one())
+  assert.equal(await queue.find('q', 'a'), undefined)
+  await remind()
+  assert.equal((await one()).payload, 'reminder')
+})
+
 test('merging may cancel a job that was never tried, but not one that was', async () => {
   const merge = () => undefined
   await queue.add({ queue: 'q', key: 'k', merge })
