@@ -281,6 +281,12 @@ export class Registry {
     return row && { ...replicaOf(row), store: String(row['store']) }
   }
 
+  /** Is anything recorded at a remote below a name, as if that was a directory? */
+  async hasBelow(remote: string, name: string, tx: Transaction): Promise<boolean> {
+    const sql = 'SELECT 1 FROM replicas WHERE remote = ? AND remote_key >= ? AND remote_key < ? LIMIT 1'
+    return (await tx.all(sql, remote, `${name}/`, `${name}0`)).length > 0 // "0" follows "/"
+  }
+
   /** Records a replica of a file, or what it is now. */
   async putReplica(replica: Replica, tx: Transaction): Promise<void> {
     await tx.run(

@@ -57,13 +57,39 @@ async function claim(context: Context, row: FileRow, remote: string, driver: Dri
     const own = all.find(({ state }) => state !== 'deleting') ?? all[0]
     if (own?.state === 'deleting')
       throw new StowageError('BUSY', `The former copy of ${key} at ${remote} is just being removed.`)
-    let remoteKey = own?.remoteKey ?? routes.nameOf(key)
-    const taken = own ? undefined : await registry.replicaAt(remote, remoteKey, tx)
-    if (taken) remoteKey = `${remoteKey}~${version}`
+    const remoteKey = own?.remoteKey ?? (await freeName(context, routes.nameOf(key), row, { remote, driver }, tx))
     const replica: Replica = { remote, remoteKey, key, location: driver.location, version, state: 'pending' }
     await registry.putReplica(replica, tx)
     return replica
   })
+}
+
+/** A name that no other file has there. Where no file can be below another, it is not in the way of one either. */
+async function freeName(
+  { registry }: Context,
+  name: string,
+  { version }: FileRow,
+  { remote, driver }: { remote: string; driver: Driver },
+  tx: Transaction,
+): Promise<string> {
+  const { keyUnderFile, maxPartBytes } = driver.supports
+  const isTaken = async (each: string) => (await registry.replicaAt(remote, each, tx)) !== undefined
+  const other = (each: string) => distinct(each, `~${version}`, maxPartBytes)
+  let free = name
+  for (let slash = name.indexOf('/'); slash > 0 && !keyUnderFile; slash = name.indexOf('/', slash + 1)) {
+    const directory = name.slice(0, slash)
+    if (await isTaken(directory)) free = other(directory) + name.slice(slash)
+  }
+  const isDirectory = !keyUnderFile && (await registry.hasBelow(remote, free, tx))
+  return isDirectory || (await isTaken(free)) ? other(free) : free
+}
+
+/** A name with an end of its own, and its last part as long as may be. */
+function distinct(name: string, end: string, maxPartBytes: number): string {
+  const slash = name.lastIndexOf('/') + 1
+  const characters = [...name.slice(slash)]
+  while (Buffer.byteLength(characters.join('')) + end.length > maxPartBytes) characters.pop()
+  return name.slice(0, slash) + characters.join('') + end
 }
 
 /** Records that what was claimed is there. Rejects with BUSY, retryable, when it was given up while it was on its way. */
