@@ -267,5 +267,5 @@ function skipped(body: Readable, bytes: number): Readable {
       if (kept.byteLength > 0) yield kept
     }
   }
-  return Readable.from(rest(), { objectMode: false })
+  return Readable.from(rest(), { objectMode: false }).once('close', () => body.destroy())
 }

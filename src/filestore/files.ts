@@ -104,7 +104,8 @@ export class Files {
     const end = below === '' ? {} : { before: `${below}0` }
     const isDeep = options.recursive !== false
     let position: { from: string } | { after: string } = { from: prefix }
-    if (options.after !== undefined && compareKeys(options.after, prefix) >= 0) position = beyond(options.after, isDeep)
+    if (options.after !== undefined && compareKeys(options.after, prefix) >= 0)
+      position = beyond(options.after, isDeep ? undefined : prefix)
     for (let limit = isDeep ? 1000 : 100; ; ) {
       throwIfAborted(options.signal)
       const page = await registry.page({ ...position, ...end, limit })
@@ -528,9 +529,10 @@ function isLevel(row: FileRow | undefined, state: string | undefined): boolean {
   return state === row.local
 }
 
-/** Where a listing goes on. Below a directory that was listed as one, nothing is listed again. */
-function beyond(after: string, isDeep: boolean): { from: string } | { after: string } {
-  return !isDeep && after.endsWith('/') ? { from: `${after.slice(0, -1)}0` } : { after }
+/** Where a listing goes on. Where only one level is listed, below a prefix, a directory counts as a whole. */
+function beyond(after: string, prefix: string | undefined): { from: string } | { after: string } {
+  const slash = prefix !== undefined && after.startsWith(prefix) ? after.indexOf('/', prefix.length) : -1
+  return slash < 0 ? { after } : { from: `${after.slice(0, slash)}0` }
 }
 
 /** Of the options of a write only these concern the local file: conditions are decided by the registry. */
