@@ -159,6 +159,7 @@ describe('a filestore at rest', { timeout: 180_000 }, () => {
     assert.match((await run('filestore', 'status')).stdout, /set aside: a\.txt: /)
     assert.match((await run('status')).stdout, /set aside: a\.txt, /)
     fs.rmSync(path.join(directory, 'cold/a.txt'), { recursive: true })
+    assert.match((await run('retry', 'photos/b.txt')).stdout, /^0 jobs wait/)
     assert.match((await run('retry')).stdout, /^1 job waits for another try\. They are done by the next/)
     const again = await run('filestore', 'offload')
     assert.equal(again.status, 0, again.stderr)

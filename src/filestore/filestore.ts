@@ -296,12 +296,16 @@ export class Filestore {
     return this.#orphans.collect(options)
   }
 
-  /** Tries again at once what is remembered to have failed, and jobs that were set aside. Returns how many that were. */
+  /**
+   * Tries again at once what is remembered to have failed, and jobs that were set aside: all, or those of keys with this
+   * beginning. Returns how many that were.
+   */
   async retry(prefix = ''): Promise<number> {
     const { registry, queue } = this.#context
     let count = await registry.resetFailures(prefix)
-    for (const kind of ['offload', 'move', 'remove'] as const) count += await queue.retry({ queue: this.#queue(kind) })
-    return count
+    for (const kind of ['offload', 'move'] as const) count += await queue.retry({ queue: this.#queue(kind), prefix })
+    // Removals have keys of another kind.
+    return prefix === '' ? count + (await queue.retry({ queue: this.#queue('remove') })) : count
   }
 
   /** Finishes what is in hand (10 s at most), then lets go of everything but what it was given. */

@@ -194,8 +194,11 @@ export class Queue {
     await tx.run(`UPDATE jobs SET due_ms = ? WHERE queue = ? AND state = 'waiting' AND due_ms > ?`, due, queue, due)
   }
 
-  /** Jobs set aside wait again, from their first attempt; all of them, or those of a queue or a key. Returns how many. */
-  async retry(filter: { queue?: string; key?: string } = {}): Promise<number> {
+  /**
+   * Jobs set aside wait again, from their first attempt; all of them, or those of a queue, of a key, or of keys with a
+   * beginning. Returns how many.
+   */
+  async retry(filter: { queue?: string; key?: string; prefix?: string } = {}): Promise<number> {
     const [where, values] = conditions(filter)
     const changed = await this.#database.transaction(async (tx) =>
       tx.run(
@@ -420,7 +423,12 @@ function excluding(groups: readonly string[] = []): [string, readonly string[]] 
   return [groups.length > 0 ? `AND grp NOT IN (${groups.map(() => '?').join(', ')})` : '', groups]
 }
 
-function conditions(filter: { queue?: string; key?: string }): [string, Value[]] {
+function conditions({ prefix, ...filter }: { queue?: string; key?: string; prefix?: string }): [string, Value[]] {
   const given = Object.entries(filter).filter(([, value]) => value !== undefined)
-  return [given.map(([name]) => ` AND ${name} = ?`).join(''), given.map(([, value]) => value ?? '')]
+  const below = prefix ? ' AND key >= ? AND key < ?' : ''
+  const values = given.map(([, value]) => value ?? '')
+  return [
+    given.map(([name]) => ` AND ${name} = ?`).join('') + below,
+    prefix ? [...values, prefix, prefix + lastCharacter] : values,
+  ]
 }
