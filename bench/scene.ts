@@ -35,13 +35,19 @@ export function stowage(name: string, args: readonly string[], prepare?: () => v
 }
 
 /** A configuration that delivers one source to one store, and the arguments that name it. */
-export function configure(directory: string, source: string, store: string, more: object = {}): string[] {
+export function configure(
+  directory: string,
+  source: string,
+  store: string,
+  more: object = {},
+  processors: readonly string[] = [],
+): string[] {
   const file = path.join(directory, 'stowage.config.json')
   const config = {
     state: path.join(directory, 'state/stowage.db'),
     stores: { out: store },
     sources: { site: { directory: source, settle: '0ms' } },
-    rules: [{ label: 'all', source: 'site', destinations: [{ store: 'out', ...more }] }],
+    rules: [{ label: 'all', source: 'site', processors, destinations: [{ store: 'out', ...more }] }],
   }
   writeFileSync(file, JSON.stringify(config))
   return ['--config', file]

@@ -15,6 +15,7 @@ import { sendInvalidations, type Invalidate } from './invalidation.ts'
 import { KeyLock } from '../core/key-lock.ts'
 import { Lane } from '../core/lane.ts'
 import { hasReferences, wakeReferrers } from './references.ts'
+import { sharedPool } from './processors/pool.ts'
 import { deleteKey, deleteSource } from './removal.ts'
 import type { Rule } from './rules.ts'
 import { SourceFeed } from './source-feed.ts'
@@ -233,6 +234,7 @@ export class Conveyor {
   async close(graceMs = 10_000): Promise<void> {
     await Promise.all(this.feeds.map(async (feed) => feed.close()))
     await Promise.all(this.#workers.map(async (worker) => worker.stop(graceMs)))
+    await sharedPool.close()
   }
 
   #handleFile(work: (job: Job, context: FileJobContext, signal: AbortSignal) => Promise<FileOutcome>) {
