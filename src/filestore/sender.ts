@@ -87,7 +87,7 @@ async function freeName(
 /** A name with an end of its own, and its last part as long as may be. */
 function distinct(name: string, end: string, maxPartBytes: number): string {
   const slash = name.lastIndexOf('/') + 1
-  const characters = [...name.slice(slash)]
+  const characters = Array.from(name.slice(slash))
   while (Buffer.byteLength(characters.join('')) + end.length > maxPartBytes) characters.pop()
   return name.slice(0, slash) + characters.join('') + end
 }
