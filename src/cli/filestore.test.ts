@@ -17,7 +17,7 @@ interface Result {
 }
 
 /** A filestore of three files that offloads to `cold`, and how to run the program there. */
-function place(t: TestContext, settings: object = {}, more: object = {}) {
+function place(t: TestContext, settings: object = {}, more: object = {}, others: object = {}) {
   const directory = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'stowage-filestore-cli-')))
   t.after(() => fs.rmSync(directory, { recursive: true, force: true, maxRetries: 5 }))
   const write = (name: string, content: string) => {
@@ -29,7 +29,7 @@ function place(t: TestContext, settings: object = {}, more: object = {}) {
   write('up/photos/b.txt', 'beta')
   write('up/photos/c.txt', 'gamma')
   const uploads = { filestore: { directory: 'up', remote: 'cold', remotes: ['warm'], coolDown: '1h', ...settings } }
-  const stores = { cold: 'file:./cold', warm: 'file:./warm', uploads }
+  const stores = { cold: 'file:./cold', warm: 'file:./warm', uploads, ...others }
   write('stowage.config.json', JSON.stringify({ stores, ...more }))
   const start = (...args: string[]) => {
     const child = spawn(process.execPath, [bin, ...args], { cwd: directory, stdio: ['pipe', 'pipe', 'pipe'] })
@@ -225,6 +225,29 @@ describe('a filestore at rest', { timeout: 180_000 }, () => {
     assert.equal(status, 2)
     assert.match(stderr, /^stowage: Rules deliver to cold too: that would be removed/)
     assert.equal((await run('filestore', 'gc', '--unknown')).status, 0)
+  })
+
+  test('its remote can be saved, but not where it is itself', async (t) => {
+    const { run, at, directory } = place(t, {}, {}, { cold: { saved: true }, all: { mounts: { u: 'uploads' } } })
+    for (const [where, words] of [
+      ['/up', /up and the directory of the filestore uploads overlap/],
+      ['/up/inner', /overlap/],
+      ['', /overlap/],
+      ['/.stowage-cache/x', /and the cache overlap/],
+    ] as const) {
+      const { status, stderr } = await run('store', 'set', 'cold', `file://${directory}${where}`)
+      assert.equal(status, 2, where)
+      assert.match(stderr, words)
+    }
+    assert.equal((await run('store', 'set', 'cold', `file://${directory}/there`)).status, 0)
+    const { stdout } = await run('store', 'list')
+    assert.match(stdout, /^uploads: filestore:uploads \(fixed by the configuration\)$/m)
+    assert.doesNotMatch(stdout, /✖/)
+    assert.match((await run('store', 'test', 'uploads')).stderr, /is or holds a filestore/)
+    assert.equal((await run('check')).status, 0)
+    assert.equal((await run('filestore', 'offload')).status, 0)
+    assert.deepEqual([at('up'), at('there')], [[], all])
+    assert.equal((await run('cat', 'all:u/a.txt')).stdout, 'alpha')
   })
 
   test('Ctrl-C leaves a move that goes on the next time', async (t) => {

@@ -165,7 +165,7 @@ export class Places {
 
 async function filestoresOf(config: Config): Promise<ReadonlySet<string>> {
   if (Object.keys(config.filestores).length === 0) return new Set()
-  return (await import('../daemon/all-stores.ts')).filestoreNames(config)
+  return (await import('../daemon/config-filestores.ts')).filestoreNames(config)
 }
 
 /** A storage URL taken apart into the URL of the directory and the last part of its path, which is the key. */

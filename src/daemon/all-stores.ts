@@ -6,6 +6,7 @@ import { openDatabase, type Database } from '../state/database.ts'
 import { Queue } from '../state/queue.ts'
 import type { Store } from '../store/store.ts'
 import type { Config } from './config.ts'
+import { filestoreNames } from './config-filestores.ts'
 import { Filestores } from './filestores.ts'
 import { SavedStores } from './saved-stores.ts'
 
@@ -63,15 +64,4 @@ export async function openAtRest(config: Config): Promise<AllStores> {
   const opened = rollback.use(await openAllStores(parts))
   const owned = rollback.move()
   return { ...opened, [Symbol.asyncDispose]: async () => owned.disposeAsync() }
-}
-
-/** The names of filestores, and of stores of mounts in which there is one, however deep. */
-export function filestoreNames({ filestores, stores }: Pick<Config, 'filestores' | 'stores'>): ReadonlySet<string> {
-  const found = new Set(Object.keys(filestores))
-  for (let size = -1; size !== found.size; ) {
-    size = found.size
-    for (const [name, { mounts = {} }] of Object.entries(stores))
-      if (Object.values(mounts).some((inner) => found.has(inner))) found.add(name)
-  }
-  return found
 }

@@ -110,3 +110,19 @@ function completeRule({ minAge, ...rule }: z.output<typeof remoteRule>): Rule {
   const given = Object.entries({ ...rule, minAgeMs: minAge }).filter(([, value]) => value !== undefined)
   return Object.fromEntries(given) as unknown as Rule
 }
+
+/** The names of filestores, and of stores of mounts in which there is one, however deep. */
+export function filestoreNames({ filestores, stores }: Parts): ReadonlySet<string> {
+  const found = new Set(Object.keys(filestores))
+  for (let count = -1; count !== found.size; ) {
+    count = found.size
+    for (const [name, { mounts = {} }] of Object.entries(stores))
+      if (Object.values(mounts).some((inner) => found.has(inner))) found.add(name)
+  }
+  return found
+}
+
+interface Parts {
+  filestores: object
+  stores: Readonly<Record<string, { mounts?: Readonly<Record<string, string>> }>>
+}

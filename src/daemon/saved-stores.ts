@@ -1,7 +1,6 @@
 /** Where stores are, as far as that is kept in the state: tried before it is saved, and encrypted. */
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import * as path from 'node:path'
 import { systemClock, type Clock } from '../core/clock.ts'
 import { StowageError } from '../core/errors.ts'
 import { Limit } from '../core/limit.ts'
@@ -14,6 +13,8 @@ import type { CallOptions, Driver } from '../store/driver.ts'
 import { isLocations } from '../store/locations.ts'
 import type { Config } from './config.ts'
 import { absoluteUrl } from './config-check.ts'
+import { isWithin } from './config-draft.ts'
+import { filestoreNames } from './config-filestores.ts'
 import { askDaemon } from './control.ts'
 
 /** What can be saved about a store. */
@@ -141,8 +142,9 @@ export class SavedStores {
   /** All stores of the configuration, and what is saved besides, in the order of the configuration. */
   async list(): Promise<ListedStore[]> {
     const rows = await this.rows()
-    const { stores } = this.#config
-    const names = [...Object.keys(stores), ...Object.keys(rows).filter((name) => !Object.hasOwn(stores, name))]
+    const { stores, filestores } = this.#config
+    const known = [...Object.keys(stores), ...Object.keys(filestores)]
+    const names = [...known, ...Object.keys(rows).filter((name) => !Object.hasOwn(stores, name))]
     return Promise.all(names.map(async (name) => this.#listed(name, rows)))
   }
 
@@ -167,8 +169,10 @@ export class SavedStores {
   }
 
   async #listed(name: string, rows: SavedRows): Promise<ListedStore> {
-    const settings = Object.hasOwn(this.#config.stores, name) ? this.#config.stores[name] : undefined
     const row = Object.hasOwn(rows, name) ? rows[name] : undefined
+    // These need what a daemon has, so they are only named.
+    if (filestoreNames(this.#config).has(name)) return { name, from: 'configuration', location: `filestore:${name}` }
+    const settings = Object.hasOwn(this.#config.stores, name) ? this.#config.stores[name] : undefined
     const from = originOf(settings, row !== undefined)
     const listed: ListedStore = { name, from, ...(row && { location: row.location, savedAt: row.savedAt }) }
     if (from === 'none' || from === 'nowhere') return listed
@@ -181,9 +185,13 @@ export class SavedStores {
   }
 
   #settingsOf(name: string): StoreSettings {
-    const { stores } = this.#config
+    const { stores, filestores } = this.#config
     const settings = Object.hasOwn(stores, name) ? stores[name] : undefined
-    if (settings) return settings
+    if (settings && !filestoreNames(this.#config).has(name)) return settings
+    if (settings || Object.hasOwn(filestores, name))
+      throw new StowageError('INVALID_ARGUMENT', `${name} is or holds a filestore, which is where its directory is.`, {
+        hint: 'Name the stores that its files go to.',
+      })
     throw new StowageError('INVALID_ARGUMENT', `The configuration has no store ${JSON.stringify(name)}.`, {
       hint: `It has: ${Object.keys(stores).join(', ')}.`,
     })
@@ -202,13 +210,26 @@ export class SavedStores {
     if (!/^file:/i.test(given)) return given
     const { url, directory } = resolveDirectory(given, this.#config.directory)
     for (const [source, { directory: watched }] of Object.entries(this.#config.sources))
-      if (directory === watched || directory.startsWith(watched + path.sep))
+      if (isWithin(directory, watched))
         throw new StowageError(
           'INVALID_ARGUMENT',
           `${directory} lies within the source ${source}, which would see what is stored there.`,
           { hint: 'Put it elsewhere.' },
         )
+    this.#checkOwn(directory)
     return url
+  }
+
+  /** What is offloaded must not arrive where it is removed in the end. */
+  #checkOwn(directory: string) {
+    const { filestores, cache } = this.#config
+    const taken = Object.entries(filestores).find(
+      ([, { directory: own }]) => isWithin(directory, own) || isWithin(own, directory),
+    )
+    const isCache = Object.keys(filestores).length > 0 && isWithin(directory, cache.directory)
+    if (!taken && !isCache) return
+    const what = taken ? `the directory of the filestore ${taken[0]}` : 'the cache'
+    throw new StowageError('INVALID_ARGUMENT', `${directory} and ${what} overlap.`, { hint: 'Put it elsewhere.' })
   }
 
   async #try(store: string, driver: Driver, { signal }: CallOptions): Promise<Trial> {
