@@ -84,7 +84,7 @@ class World {
   /** Deleted ones, which can be restored; those of which that is not certain are `maybe`. */
   readonly #deleted = new Map<string, Content & { deletedMs: number; maybe?: boolean }>()
   /** Known, but gone from the directory before there was a copy. */
-  readonly #lost = new Set<string>()
+  readonly #lost = new Map<string, Content>()
   /** How likely a call of a remote fails, and how likely its bytes are not what they should be. */
   #faults = 0
   #lies = 0
@@ -273,7 +273,9 @@ class World {
     fs.writeFileSync(aside, bytes)
     fs.mkdirSync(path.dirname(this.#path(key)), { recursive: true })
     fs.renameSync(aside, this.#path(key))
-    this.#set(key, { bytes })
+    // The very same bytes are the same file, with all that is known of it.
+    const known = this.#files.get(key) ?? this.#lost.get(key)
+    this.#set(key, known?.bytes.equals(bytes) ? known : { bytes })
     // A read or a scan notices it, or the kernel has told of it.
     if (this.#random() < 0.5) await this.#compare(key)
     await this.#soon(this.#filestore.scan())
@@ -289,9 +291,10 @@ class World {
     this.#tell(`unlink ${key}, which is ${row?.['cloud'] === 1 ? '' : 'not '}in the cloud`)
     fs.rmSync(this.#path(key))
     this.#removeEmptyParents(key)
-    if (row?.['cloud'] !== 1) {
+    const content = this.#files.get(key)
+    if (content && row?.['cloud'] !== 1) {
       this.#files.delete(key)
-      this.#lost.add(key)
+      this.#lost.set(key, content)
     }
     if (this.#random() < 0.5) await this.#compare(key)
     await this.#soon(this.#filestore.scan())
