@@ -2,7 +2,6 @@
 import { isUtf8 } from 'node:buffer'
 import { randomUUID } from 'node:crypto'
 import { readFile, writeFile } from 'node:fs/promises'
-import { availableParallelism } from 'node:os'
 import * as path from 'node:path'
 import type { Message, TransformOptions } from 'esbuild'
 import * as z from 'zod'
@@ -54,7 +53,8 @@ function minifier(loader: 'css' | 'js', extensions: readonly string[], given: Mi
     name,
     version: '1',
     extensions,
-    concurrency: availableParallelism(),
+    // It has threads of its own; so many keep them busy.
+    concurrency: 16,
     process: async (input) => unlessUnfit(onError, input, async () => minify(input, options)),
   }
 }
