@@ -202,7 +202,7 @@ describe('deletes at a remote', () => {
     const keys = Array.from({ length: 700 }, (_, index) => `d/${index}`)
     await Promise.all(keys.map(async (key) => s.store.put(key, 'x')))
     await s.quiet()
-    for (const key of keys) await s.store.delete(key)
+    await Promise.all(keys.map(async (key) => s.store.delete(key)))
     s.remote().calls.length = 0
     await s.pass(week)
     assert.deepEqual(await s.remote().contents(), {})

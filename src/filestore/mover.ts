@@ -108,6 +108,7 @@ export class Mover {
       if (order.kind === 'recall') await queue.cancel(queueName(this.#context, 'offload'), { prefix }, tx)
       await registry.set(noteName, note, tx)
     })
+    if (order.kind === 'recall') this.#parts.uploader.keepHere(order.prefix ?? '')
     await this.resume()
     return progressOf(note)
   }
@@ -127,6 +128,7 @@ export class Mover {
       await queue.cancel(queueName(this.#context, 'move'), { prefix: '' }, tx)
       await registry.set(noteName, { ...note, state: 'stopped', endedMs: clock.now() } satisfies Note, tx)
     })
+    this.#parts.rate.bytesPerSecond = Infinity
     return true
   }
 
@@ -148,6 +150,9 @@ export class Mover {
   async handle(job: Job, signal: AbortSignal): Promise<void> {
     const { id, order } = job.payload as { id: string; order: MoveOrder }
     if (job.group !== '' && this.#parts.lanes.isPaused(job.group)) return this.#context.queue.postpone(job, 0)
+    // It was in hand when its move was stopped, and failed.
+    const now = await this.#note()
+    if (now?.id !== id || now.state !== 'running') return void (await this.#context.queue.finish(job))
     const row = await this.#parts.files.look(job.key)
     const atEnd = async (tx: Transaction) => {
       await this.#count(id, { files: 1, bytes: row?.size ?? 0 }, 0, tx)
@@ -157,7 +162,6 @@ export class Mover {
     else if (!row) await this.#context.registry.transaction(atEnd)
     else if (order.kind === 'recall') await this.#recall(row, { isDropped: order.drop ?? false, signal }, atEnd)
     else await this.#migrate(row, order, signal, atEnd)
-    this.#announceEnd(await this.#note())
   }
 
   /** To be told of a job that was set aside. */
@@ -224,9 +228,10 @@ export class Mover {
     return plan?.remote ?? ''
   }
 
-  /** Waits until the queue is short. */
+  /** Waits until the queue is short, not counting what waits for remotes that get nothing now. */
   async #room(): Promise<void> {
     const { queue } = this.#context
+    const { lanes } = this.#parts
     const name = queueName(this.#context, 'move')
     for (;;) {
       this.#stop.signal.throwIfAborted()
@@ -234,7 +239,8 @@ export class Mover {
       const stopListening = queue.onAdded(change.resolve)
       this.#stop.signal.addEventListener('abort', change.reject, { once: true })
       try {
-        const counts = (await queue.counts()).find((each) => each.queue === name)
+        const resting = lanes.resting((await queue.groups(name)).filter((group) => group !== ''))
+        const counts = (await queue.counts({ excludeGroups: [...resting.keys()] })).find((each) => each.queue === name)
         if (!counts || counts.waiting < pageFiles / 2) return
         await change.promise
       } finally {
@@ -255,10 +261,7 @@ export class Mover {
     const isDone = note.isListed && note.done.files + note.failed >= note.queued
     const ended: Note = isDone ? { ...note, state: 'done', endedMs: this.#context.clock.now() } : note
     await this.#context.registry.set(noteName, ended, tx)
-  }
-
-  #announceEnd(note: Note | undefined) {
-    if (note?.state !== 'running') this.#parts.rate.bytesPerSecond = Infinity
+    if (isDone) this.#parts.rate.bytesPerSecond = Infinity
   }
 
   /** Brings a file back to the local directory. */

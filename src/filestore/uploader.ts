@@ -29,6 +29,7 @@ export class Uploader {
   readonly #context: Context
   readonly #parts: Parts
   readonly #busy = new KeyLock()
+  readonly #inHand = new Set<Upload>()
 
   constructor(context: Context, parts: Parts) {
     this.#context = context
@@ -41,10 +42,22 @@ export class Uploader {
    * is run in the transaction that records it all.
    */
   async offload(key: string, signal: AbortSignal, atEnd: AtEnd, { mustRest = false } = {}): Promise<void> {
-    return this.#busy.run(key, async () => this.#offload(key, { mustRest, signal }, atEnd))
+    const upload: Upload = { key, mustRest, signal, staysHere: false }
+    this.#inHand.add(upload)
+    try {
+      await this.#busy.run(key, async () => this.#offload(upload, atEnd))
+    } finally {
+      this.#inHand.delete(upload)
+    }
   }
 
-  async #offload(key: string, { mustRest, signal }: { mustRest: boolean; signal: AbortSignal }, atEnd: AtEnd) {
+  /** What is being uploaded now, below a prefix, is not handed over: it was called home meanwhile. */
+  keepHere(prefix: string): void {
+    for (const upload of this.#inHand) if (upload.key.startsWith(prefix)) upload.staysHere = true
+  }
+
+  async #offload(upload: Upload, atEnd: AtEnd) {
+    const { key, mustRest, signal } = upload
     const { registry, routes } = this.#context
     const { files, lanes } = this.#parts
     const before = await registry.find(key)
@@ -63,7 +76,7 @@ export class Uploader {
       const uploaded = (await this.#isThere(row, plan.remote))
         ? undefined
         : await this.#upload(row, plan.remote, signal)
-      await this.#settle(row, uploaded, atEnd)
+      await this.#settle(upload, row, uploaded, atEnd)
     } catch (error) {
       if (!(error instanceof Changed)) throw error
       await files.look(key)
@@ -135,7 +148,7 @@ export class Uploader {
   }
 
   /** Records where the file is, and lets go of the local one when the cache has it, or need not. */
-  async #settle(row: FileRow, uploaded: Uploaded | undefined, atEnd: AtEnd): Promise<void> {
+  async #settle(upload: Upload, row: FileRow, uploaded: Uploaded | undefined, atEnd: AtEnd): Promise<void> {
     const { registry, queue, local, lock, settings, events } = this.#context
     const { key, version, local: state } = row
     await lock.run(key, async () => {
@@ -143,12 +156,12 @@ export class Uploader {
       const isSame = now?.version === version && now.deletedMs === undefined
       const isUnchanged = isSame && state !== undefined && local.stateOf(key) === state
       const known = uploaded ? { ...row, ...uploaded.digests } : row
-      let isHandedOver = isUnchanged && !settings.keepLocal
+      let isHandedOver = isUnchanged && !settings.keepLocal && !upload.staysHere
       if (isHandedOver) await this.#fillCache(known)
       await registry.transaction(async (tx) => {
         if (uploaded) await this.#record(known, uploaded, now, tx)
         // A copy that was there before may have been given up in the meantime.
-        isHandedOver &&= (await registry.find(key, tx))?.cloud === true
+        isHandedOver &&= !upload.staysHere && (await registry.find(key, tx))?.cloud === true
         if (isHandedOver) await registry.setLocal(key, version, undefined, tx)
         // An upload that still waits for its cool-down, because somebody was in a hurry, has nothing left to do.
         if (isUnchanged) await queue.cancel(queueName(this.#context, 'offload'), { key }, tx)
@@ -183,6 +196,14 @@ export class Uploader {
 
 /** Codes of a file that was removed, or replaced by something else. */
 const vanishing = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO'])
+
+/** A file that is to be uploaded. */
+interface Upload {
+  readonly key: string
+  readonly mustRest: boolean
+  readonly signal: AbortSignal
+  staysHere: boolean
+}
 
 /** What an upload came to. */
 interface Uploaded {
