@@ -1,5 +1,6 @@
 /** Which remote a file goes to, and under which name. */
 import { createHash } from 'node:crypto'
+import { lookup } from 'mrmime'
 import { onAbort } from '../core/abort.ts'
 import { StowageError } from '../core/errors.ts'
 import type { Driver, FileInfo } from '../store/driver.ts'
@@ -16,7 +17,7 @@ export interface Rule {
   maxSize?: number
   /** Milliseconds since the last change, at least. */
   minAgeMs?: number
-  /** A type (`image/png`), or all of a kind (`image/*`). */
+  /** A type (`image/png`), or all of a kind (`image/*`). Of a file that was stored without one, its name tells the type. */
   contentType?: string
   /** The remote that the files go to. */
   remote: string
@@ -131,7 +132,7 @@ function fits({ prefix, minSize, maxSize, contentType }: Rule, file: Routed): bo
     (prefix === undefined || file.key.startsWith(prefix)) &&
     (minSize === undefined || file.size >= minSize) &&
     (maxSize === undefined || file.size <= maxSize) &&
-    (contentType === undefined || isOfType(file.contentType, contentType))
+    (contentType === undefined || isOfType(file.contentType ?? lookup(file.key), contentType))
   )
 }
 

@@ -166,6 +166,8 @@ function testClock(): TestClock {
 export interface SceneOptions extends Partial<Omit<FilestoreOptions, 'remotes' | 'cache'>> {
   /** Default: one by the name of `cloud`. */
   remotes?: Record<string, Remote>
+  /** Finds remotes in their place. */
+  lookUp?: Extract<FilestoreOptions['remotes'], (...parameters: never[]) => unknown>
   cache?: Partial<CacheOptions>
   /** Default: a directory of its own. */
   base?: string
@@ -247,7 +249,7 @@ export async function scene(t: TestContext, given: SceneOptions = {}): Promise<S
   }
 }
 
-async function open(s: Scene, { remotes, cache, isIdle = false, base: _base, ...options }: SceneOptions) {
+async function open(s: Scene, { remotes, lookUp, cache, isIdle = false, base: _base, ...options }: SceneOptions) {
   const { base, clock } = s
   if (remotes) s.remotes = remotes
   const drivers = Object.entries(s.remotes).map(([name, { driver }]) => [name, driver] as const)
@@ -258,7 +260,7 @@ async function open(s: Scene, { remotes, cache, isIdle = false, base: _base, ...
     directory: path.join(base, 'files'),
     scanEveryMs: 0,
     watch: false, // what a test does to files is noticed when it says so
-    remotes: new Map(drivers),
+    remotes: lookUp ?? new Map(drivers),
     database: s.database,
     queue: new Queue(s.database, { clock, random: () => 1 }),
     clock,
