@@ -55,9 +55,29 @@ const verbs: Description[] = [
   {
     name: 'up',
     summary: 'watch, process and deliver until told to stop',
-    options: [['--verbose', 'say every delivery']],
-    examples: ['stowage up', 'stowage up --config /etc/stowage.config.yaml --json'],
+    options: [
+      ['--verbose', 'say every delivery'],
+      ['--pid-file <file>', 'write the id of the process there, and remove it at the end'],
+      ['--log-level <level>', 'debug, info, warn or error. Default: info'],
+      ['--log-format <format>', 'text or json. Default: text, and json with --json'],
+    ],
+    examples: [
+      'stowage up',
+      'stowage up --config /etc/stowage.config.yaml --json',
+      'stowage up --pid-file /run/stowage/stowage.pid --log-level warn',
+    ],
     load: async () => import('./up.ts'),
+  },
+  {
+    name: 'service',
+    summary: 'print what systemd or supervisor needs to keep `stowage up` running',
+    values: ['<systemd|supervisor>'],
+    options: [
+      ['--user <user>', 'who it runs as. Default: you'],
+      ['--name <name>', 'what it is called. Default: stowage'],
+    ],
+    examples: ['stowage service systemd', 'stowage service supervisor --user media --config /etc/stowage.config.yaml'],
+    load: async () => import('./service.ts'),
   },
   {
     name: 'import',

@@ -8,19 +8,30 @@ import { ask } from './state.ts'
 export async function run({ config, output }: Context): Promise<undefined> {
   const { answer: status, isRunning } = await ask<Status>(config, 'status', {}, async (daemon) => daemon.status())
   output.object({ running: isRunning, ...status })
-  output.line(
-    isRunning ? `Running since ${status.since}, process ${status.pid}.` : 'Not running. `stowage up` starts it.',
-  )
-  for (const { name, directory, watching, files } of status.sources)
-    output.line(`source ${name}: ${directory}, ${files} files${isRunning ? `, ${watching}` : ''}`)
-  for (const { name, location, state, until, reason } of status.stores)
-    output.line(`store ${name}: ${location}, ${state}${until ? ` until ${until}` : ''}${reason ? `: ${reason}` : ''}`)
-  for (const report of status.filestores) for (const line of statusLines(report, Date.now())) output.line(line)
-  for (const { queue, waiting, running, setAside } of status.queues)
-    output.line(`queue ${queue}: ${waiting} waiting, ${running} running, ${setAside} set aside`)
-  if (status.queues.length === 0) output.line('Nothing waits.')
-  for (const { key, reason, attempts, at } of status.setAside)
-    output.line(`set aside: ${key}, ${attempts} attempts, ${at}: ${reason}`)
-  if (status.setAside.length > 0) output.line('When the reasons are gone: stowage retry')
+  for (const line of linesOf(status, isRunning)) output.line(line)
   return undefined
+}
+
+/** A status for people. */
+export function linesOf(status: Status, isRunning: boolean): string[] {
+  const { sources, stores, filestores, queues, setAside } = status
+  return [
+    isRunning ? `Running since ${status.since}, process ${status.pid}.` : 'Not running. `stowage up` starts it.',
+    ...sources.map(
+      ({ name, directory, watching, files }) =>
+        `source ${name}: ${directory}, ${files} files${isRunning ? `, ${watching}` : ''}`,
+    ),
+    ...stores.map(
+      ({ name, location, state, until, reason }) =>
+        `store ${name}: ${location}, ${state}${until ? ` until ${until}` : ''}${reason ? `: ${reason}` : ''}`,
+    ),
+    ...filestores.flatMap((report) => statusLines(report, Date.now())),
+    ...queues.map(
+      ({ queue, waiting, running, setAside: aside }) =>
+        `queue ${queue}: ${waiting} waiting, ${running} running, ${aside} set aside`,
+    ),
+    ...(queues.length === 0 ? ['Nothing waits.'] : []),
+    ...setAside.map(({ key, reason, attempts, at }) => `set aside: ${key}, ${attempts} attempts, ${at}: ${reason}`),
+    ...(setAside.length > 0 ? ['When the reasons are gone: stowage retry'] : []),
+  ]
 }
