@@ -315,7 +315,7 @@ export class Filestore {
     await this.#started?.catch(() => undefined)
     await this.#mover.close()
     await Promise.all(Object.values(this.#workers).map(async (worker) => worker.stop()))
-    if (this.#started) await this.#noteTime()
+    if (this.#started) await this.#noteTime().catch(() => undefined)
     this.#stopListening()
     await this.#context.local.close()
     await this.#owned.disposeAsync()

@@ -13,6 +13,7 @@ import { collect } from '../../src/core/bytes.ts'
 import type { Clock } from '../../src/core/clock.ts'
 import { StowageError } from '../../src/core/errors.ts'
 import type { Log } from '../../src/core/log.ts'
+import { fileVersion } from '../../src/drivers/file.ts'
 import { memoryDriver } from '../../src/drivers/memory.ts'
 import type { FilestoreEvents } from '../../src/filestore/events.ts'
 import { Filestore, type FilestoreOptions } from '../../src/filestore/filestore.ts'
@@ -294,9 +295,12 @@ async function isQuiet(s: Scene): Promise<boolean> {
   )
   if (open.length > 0) return false
   const gone = await s.database.query(
-    'SELECT key FROM files WHERE local IS NULL AND former IS NOT NULL AND deleted_ms IS NULL',
+    `SELECT key, former FROM files WHERE store = 'files' AND local IS NULL AND deleted_ms IS NULL`,
   )
-  return !gone.some(({ key }) => s.isLocal(String(key)))
+  return !gone.some(({ key, former }) => {
+    const stats = fs.lstatSync(s.file(String(key)), { bigint: true, throwIfNoEntry: false })
+    return stats && fileVersion(stats) === former
+  })
 }
 
 /** Looks again whenever anything may have happened. Rejects when it has not become true after 20 s. */
