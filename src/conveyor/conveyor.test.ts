@@ -173,6 +173,30 @@ test('changing a rule re-evaluates the files it concerns', async (t) => {
   assert.deepEqual(await s.content(), { [`a_${md5Of('1')}.css`]: '1' })
 })
 
+test('files that wait for a processor keep no others waiting', async (t) => {
+  const s = await scene(t)
+  const { promise: released, resolve: release } = Promise.withResolvers<void>()
+  const slow: Processor = {
+    name: 'slow',
+    version: '1',
+    extensions: ['png'],
+    concurrency: 1,
+    process: async () => released.then(() => undefined),
+  }
+  for (let i = 0; i < 400; i++) s.write(`a${i}.png`, `${i}`)
+  const { conveyor, close } = await s.open([{ processors: [slow] }])
+  await conveyor.start()
+  await conveyor.watch()
+  const { promise: delivered, resolve } = Promise.withResolvers<string>()
+  conveyor.onDelivered(({ path: file }) => resolve(file))
+  s.write('z.css', 'light')
+  assert.equal(await delivered, 'z.css')
+  release()
+  await conveyor.idle({ patienceMs: 0 })
+  assert.equal(Object.keys(await s.content()).length, 401)
+  await close()
+})
+
 test('a store that is down delays its own deliveries and nobody else’s', async (t) => {
   const s = await scene(t)
   let isDown = true

@@ -17,7 +17,7 @@ import { Lane } from '../core/lane.ts'
 import { hasReferences, wakeReferrers } from './references.ts'
 import { sharedPool } from './processors/pool.ts'
 import { deleteKey, deleteSource } from './removal.ts'
-import type { Rule } from './rules.ts'
+import { laneOf, type Rule } from './rules.ts'
 import { SourceFeed } from './source-feed.ts'
 import { findUrl } from './urls.ts'
 
@@ -66,6 +66,8 @@ export interface StoreHealth {
 }
 
 const filesAtOnce = 320
+/** So many are in hand for a processor that has a limit: some at work, some on their way to it, some being delivered. */
+const filesInLane = 64
 /** After so many failures in a row a store counts as down, and nobody waits for it to finish a sync. */
 const downAfter = 5
 const fileQueues = ['file', 'delivery', 'delete-key', 'invalidate'] as const
@@ -103,7 +105,10 @@ export class Conveyor {
       store: (name) => this.#store(name),
       lane: (name) => this.#lane(name),
     }
-    const intakes = sources.map((source) => new Intake(source, { queue: this.queue, clock, log }))
+    const intakes = sources.map((source) => {
+      const lane = (path: string) => laneOf(rules, source.name, path) ?? ''
+      return new Intake(source, { queue: this.queue, clock, log, laneOf: lane })
+    })
     this.#intakes = new Map(sources.map((source, index) => [source.name, intakes[index] as Intake]))
     const onScanned = (files: number) => {
       this.counters.scanned += files
@@ -139,13 +144,7 @@ export class Conveyor {
       if (outcome === 'set aside') this.#giveUp(job).catch((error: unknown) => log.error((error as Error).message))
     }
     this.#workers.push(
-      new Worker(this.queue, {
-        queue: 'file',
-        concurrency: filesAtOnce,
-        handle: this.#handleFile(workOnFile),
-        onFailed,
-        ...own,
-      }),
+      ...this.#fileWorkers({ onFailed, ...own }),
       new Worker(this.queue, {
         queue: 'delivery',
         concurrency: filesAtOnce,
@@ -235,6 +234,20 @@ export class Conveyor {
     await Promise.all(this.feeds.map(async (feed) => feed.close()))
     await Promise.all(this.#workers.map(async (worker) => worker.stop(graceMs)))
     await sharedPool.close()
+  }
+
+  /** Files that must wait for their turn with a processor have a worker for each such processor, so that no others wait with them. */
+  #fileWorkers(own: Pick<WorkerOptions, 'onFailed' | 'clock' | 'log'>): Worker[] {
+    const limited = this.#options.rules.flatMap((rule) =>
+      rule.processors.filter(({ concurrency }) => concurrency !== undefined),
+    )
+    const lanes = ['', ...new Set(limited.map(({ name }) => name))]
+    return lanes.map((lane) => {
+      const others = new Map(lanes.filter((other) => other !== lane).map((other) => [other, Number.POSITIVE_INFINITY]))
+      const concurrency = lane === '' ? filesAtOnce : filesInLane
+      const handle = this.#handleFile(workOnFile)
+      return new Worker(this.queue, { queue: 'file', concurrency, handle, pausedGroups: () => others, ...own })
+    })
   }
 
   #handleFile(work: (job: Job, context: FileJobContext, signal: AbortSignal) => Promise<FileOutcome>) {

@@ -66,9 +66,12 @@ export class Intake {
   readonly #queue: Queue
   readonly #clock: Clock
   readonly #log: Log
+  readonly #laneOf: (path: string) => string
 
-  constructor(source: Source, options: { queue: Queue; clock: Clock; log: Log }) {
+  /** `laneOf` tells the group of a file's jobs. Default: one for all. */
+  constructor(source: Source, options: { queue: Queue; clock: Clock; log: Log; laneOf?: (path: string) => string }) {
     this.#source = source
+    this.#laneOf = options.laneOf ?? (() => '')
     this.#queue = options.queue
     this.#clock = options.clock
     this.#log = options.log
@@ -207,6 +210,7 @@ export class Intake {
     const job: NewJob = {
       queue: 'file',
       key: fileJobKey(this.#source.name, path),
+      group: this.#laneOf(path),
       payload,
       delayMs,
       merge: (waiting, added) => {

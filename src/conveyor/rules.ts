@@ -101,6 +101,19 @@ export function mismatch(filter: Filter, file: string, size: number): string | u
   return undefined
 }
 
+/** The first processor that a file of a source has to wait its turn for; undefined when there is none. */
+export function laneOf(rules: readonly Rule[], source: string, file: string): string | undefined {
+  const extension = path.posix.extname(file).slice(1).toLowerCase()
+  for (const { filter, processors, ...rule } of rules) {
+    if (rule.source !== source || mismatch({ ...filter, size: {} }, file, 0) !== undefined) continue
+    const limited = processors.find(
+      ({ concurrency, extensions }) => concurrency !== undefined && (extensions?.includes(extension) ?? true),
+    )
+    if (limited) return limited.name
+  }
+  return undefined
+}
+
 /** At component boundaries: `a/b` holds `a/b/c` and not `a/bc`. */
 function isWithin(file: string, start: string): boolean {
   const clean = start.replace(/^\/+|\/+$/g, '')
