@@ -217,15 +217,20 @@ describe('a filestore at rest', { timeout: 180_000 }, () => {
     assert.deepEqual(at('cold'), all)
   })
 
-  test('gc does not remove what rules deliver', async (t) => {
-    const site = { site: { directory: './site', settle: '0ms' } }
-    const rules = [{ source: 'site', destinations: [{ store: 'cold' }] }]
-    const { run } = place(t, {}, { sources: site, rules })
-    const { status, stderr } = await run('filestore', 'gc', '--unknown', '--delete')
-    assert.equal(status, 2)
-    assert.match(stderr, /^stowage: Rules deliver to cold too: that would be removed/)
-    assert.equal((await run('filestore', 'gc', '--unknown')).status, 0)
-  })
+  for (const [name, others, store] of [
+    ['there', {}, 'cold'],
+    ['into a store it is mounted in', { all: { mounts: { c: 'cold' } } }, 'all'],
+    ['to the same place by another name', { same: 'file:./cold/inner' }, 'same'],
+  ] as const)
+    test(`gc does not remove what rules deliver ${name}`, async (t) => {
+      const site = { site: { directory: './site', settle: '0ms' } }
+      const rules = [{ source: 'site', destinations: [{ store }] }]
+      const { run } = place(t, {}, { sources: site, rules }, others)
+      const { status, stderr } = await run('filestore', 'gc', '--unknown', '--delete')
+      assert.equal(status, 2)
+      assert.match(stderr, /^stowage: Rules deliver to cold too: that would be removed/)
+      assert.equal((await run('filestore', 'gc', '--unknown')).status, 0)
+    })
 
   test('its remote can be saved, but not where it is itself', async (t) => {
     const { run, at, directory } = place(t, {}, {}, { cold: { saved: true }, all: { mounts: { u: 'uploads' } } })

@@ -44,6 +44,7 @@ export default defineConfig({
     //   url: 's3://env:S3_KEY:env:S3_SECRET@s3.amazonaws.com/static?s3_bucket=my-bucket',
     //   publicUrl: 'https://cdn.example.com/static/',
     // },
+    // uploads: { filestore: { directory: './uploads', remote: 'public' } }, // local first, offloaded when they have rested
   },
 
   // Directories that are watched.
@@ -82,6 +83,7 @@ stores:
   # public:
   #   url: s3://env:S3_KEY:env:S3_SECRET@s3.amazonaws.com/static?s3_bucket=my-bucket
   #   publicUrl: https://cdn.example.com/static/
+  # uploads: { filestore: { directory: ./uploads, remote: public } }   # local first, offloaded when they have rested
 
 # Directories that are watched.
 sources:

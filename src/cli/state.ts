@@ -80,7 +80,9 @@ export async function connect(file: string | undefined, log: Log): Promise<Clien
     const call = async <T>(method: string, parameters: object = {}) => {
       const answer = await askDaemon(socket, method, parameters)
       if (answer !== undefined) return answer as T
-      throw new StowageError('UNREACHABLE', 'The daemon has ended meanwhile.')
+      throw new StowageError('UNREACHABLE', 'The daemon has ended meanwhile.', {
+        hint: 'A move that was begun goes on when it runs again.',
+      })
     }
     const nothing = async () => {}
     return { isRunning, filestores, call, scan: nothing, start: nothing, [Symbol.asyncDispose]: nothing }

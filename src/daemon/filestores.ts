@@ -10,6 +10,7 @@ import type { CollectOptions } from '../filestore/orphans.ts'
 import type { MoveOrder, MoveProgress } from '../filestore/mover.ts'
 import { Registry, type Count } from '../filestore/registry.ts'
 import type { VerifyOptions } from '../filestore/verifier.ts'
+import { neededFor } from '../drivers/stores.ts'
 import type { Database } from '../state/database.ts'
 import type { Queue } from '../state/queue.ts'
 import type { Driver } from '../store/driver.ts'
@@ -21,7 +22,7 @@ import { Tasks } from './tasks.ts'
 
 /** What filestores are opened with. */
 export interface FilestoresParts {
-  config: Pick<Config, 'filestores' | 'cache' | 'rules' | 'assets'>
+  config: Pick<Config, 'filestores' | 'cache' | 'stores' | 'rules' | 'assets'>
   /** What may be their remotes. */
   stores: ReadonlyMap<string, Store>
   database: Database
@@ -261,9 +262,16 @@ export class Filestores {
 
   /** What the registry does not know may be somebody else's. */
   #checkAlone(name: string) {
-    const { rules, assets } = this.#parts.config
-    const delivered = new Set([...rules.flatMap((rule) => rule.destinations.map(({ store }) => store)), assets?.store])
-    const shared = this.#settings(name).remotes.filter((remote) => delivered.has(remote))
+    const { config, stores } = this.#parts
+    const named = [...config.rules.flatMap((rule) => rule.destinations.map(({ store }) => store)), config.assets?.store]
+    const delivered = named.flatMap((store = '') => Object.keys(neededFor(store, config.stores)))
+    const placeOf = (store: string) => stores.get(store)?.location ?? ''
+    const isShared = (remote: string) =>
+      delivered.some((store) => {
+        const [one, other] = [placeOf(remote), placeOf(store)]
+        return store === remote || (other !== '' && (one.startsWith(other) || other.startsWith(one)))
+      })
+    const shared = this.#settings(name).remotes.filter(isShared)
     if (shared.length === 0) return
     throw new StowageError('INVALID_ARGUMENT', `Rules deliver to ${shared.join(', ')} too: that would be removed.`, {
       hint: 'Give the filestore a remote of its own.',
