@@ -73,7 +73,7 @@ export class Noticing {
     )
     this.#watcher = watcher
     await watcher.ready.catch(async (error: unknown) => {
-      log.warn(`${(error as Error).message} Changes are noticed by scans.`)
+      if (!this.#stop.signal.aborted) log.warn(`${(error as Error).message} Changes are noticed by scans.`)
       await this.#unwatch()
     })
   }

@@ -150,7 +150,10 @@ for (const way of ways)
       const base = fs.mkdtempSync(path.join(tmpdir(), 'stowage-watch-'))
       t.after(() => fs.rmSync(base, { recursive: true, force: true }))
       const deaf = () => assert.fail('it was not told to listen any more')
-      await watch(base, { way }, { news: deaf, lost: deaf, gone: deaf, deaf, warning: deaf }).close()
+      const early = watch(base, { way }, { news: deaf, lost: deaf, gone: deaf, deaf, warning: deaf })
+      await early.close()
+      // Who waits for it hears of it.
+      await Promise.allSettled([early.ready])
     })
 
     test('a root that is not there cannot be watched', async () => {

@@ -80,7 +80,11 @@ function watchKernel(root: string, { ignore = [] }: WatchOptions, listener: Watc
       hear[message.kind](message as never)
   })
   worker.on('error', fail)
-  worker.once('exit', () => opened.resolve(undefined))
+  worker.once('exit', () => {
+    opened.resolve(undefined)
+    // Who closes before it is ready waits for nothing any more.
+    reject(new StowageError('CLOSED', `${root} is not watched any more.`))
+  })
   const end = async () => {
     Atomics.store(closing, 0, 1)
     const descriptor = await opened.promise
