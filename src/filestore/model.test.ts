@@ -45,16 +45,21 @@ for (const [index, [name, shape]] of Object.entries(shapes).entries())
     t.diagnostic(`STOWAGE_SEED=${seed}`)
     const base = fs.mkdtempSync(path.join(tmpdir(), 'stowage-model-'))
     const world = await World.open(base, seeded(seed + index), shape)
+    let failure: Error | undefined
+    const note = (error: unknown) => {
+      const story = world.story.slice(-40).join('\n')
+      const message = `${(error as Error).message}\nSTOWAGE_SEED=${seed}, the last steps:\n${story}`
+      failure ??= new Error(message, { cause: error })
+    }
     try {
       for (let step = 0; step < steps; step++) await world.step()
       await world.rest()
     } catch (error) {
-      const story = world.story.slice(-40).join('\n')
-      throw new Error(`${(error as Error).message}\nSTOWAGE_SEED=${seed}, the last steps:\n${story}`, { cause: error })
-    } finally {
-      await world.close()
-      fs.rmSync(base, { recursive: true, force: true })
+      note(error)
     }
+    await world.close().catch(note)
+    fs.rmSync(base, { recursive: true, force: true })
+    if (failure) throw failure
   })
 
 interface Content {
