@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import type { Readable } from 'node:stream'
 import { describe, test, type TestContext } from 'node:test'
 import { toBody } from '../core/bytes.ts'
 import { StowageError } from '../core/errors.ts'
@@ -95,6 +97,63 @@ describe('a fetch', () => {
       const part = (await s.filestore.driver.read('a', { range })).body
       part.destroy()
       await s.until('nothing is open', () => open === 0)
+      await s.close()
+    }
+  })
+
+  test('who leaves, whenever and for whatever reason, releases the connection and is no failure of the remote', async (t) => {
+    for (const options of [{ cache: {} }, {}]) {
+      const s = await away(t, options)
+      let open = 0
+      const { driver } = s.remote()
+      const read = driver.read.bind(driver)
+      driver.read = async (...call) => {
+        const opened = await read(...call)
+        open++
+        opened.body.once('close', () => open--)
+        return opened
+      }
+      const ways: ((body: Readable) => Promise<void> | void)[] = [
+        async (body) => {
+          for await (const _chunk of body) break
+        },
+        async (body) => {
+          const failing = async () => {
+            for await (const _chunk of body) throw new StowageError('NO_SPACE', 'The reader has no room (on purpose).')
+          }
+          await assert.rejects(failing(), { code: 'NO_SPACE' })
+        },
+        async (body) => {
+          body.on('error', () => undefined)
+          await once(body, 'readable')
+          body.destroy(new Error('The reader is gone (on purpose).'))
+        },
+      ]
+      for (const leave of ways)
+        for (const range of [undefined, { start: 10, end: 20 }, { start: 2 * block, end: 4 * block }]) {
+          await s.cache?.drop('files', 'a')
+          const { body } = await s.filestore.driver.read('a', range ? { range } : {})
+          await leave(body)
+          await s.cache?.drop('files', 'a')
+          await s.until('nothing is open', () => open === 0)
+        }
+      // While it waits for bytes, too.
+      await s.cache?.drop('files', 'a')
+      const stopped = gate()
+      s.remote().altered = async function* (body) {
+        await stopped.pass()
+        yield* body
+      }
+      const { body } = await s.filestore.driver.read('a')
+      body.resume()
+      await stopped.reached
+      body.destroy()
+      stopped.open()
+      await s.until('nothing is open', () => open === 0)
+      s.remote().altered = undefined
+      assert.ok((await s.store.get('a')).equals(bytes))
+      assert.deepEqual(s.told('failed'), [])
+      assert.deepEqual(await s.database.query('SELECT key FROM replicas WHERE failed_ms IS NOT NULL'), [])
       await s.close()
     }
   })

@@ -54,15 +54,12 @@ export class Fetcher {
   /** Opens a file at a replica, past the cache: of any remote, of one alone, or of any but one. */
   async fetch(row: FileRow, { range, signal, remote, not }: FetchOptions): Promise<OpenFile> {
     throwIfAborted(signal)
-    if (row.size === 0) return { info: infoOf(row), body: Readable.from([], { objectMode: false }) }
     const isWanted = (each: Replica) => each.remote === (remote ?? each.remote) && each.remote !== not
     const part = { start: Math.min(range?.start ?? 0, row.size), end: Math.min(range?.end ?? row.size, row.size) }
+    if (part.start >= part.end) return { info: infoOf(row), body: Readable.from([], { objectMode: false }) }
     const stream = new Checked(this.#context, row, part, { signal, isWanted })
-    const first = await stream.begin()
-    const body = Readable.from(stream.bytes(first), { objectMode: false })
-    // Whoever leaves before the first byte has not even begun to read.
-    body.once('close', () => first.body.destroy())
-    return { info: infoOf(row), body }
+    await stream.begin()
+    return { info: infoOf(row), body: stream.body() }
   }
 
   /** Opens all of a file: what the cache has as a whole, it gives; anything else does not have to go through it. */
@@ -82,10 +79,11 @@ export class Fetcher {
   }
 }
 
-/** A body on its way from a replica. */
+/** A body on its way from a replica, and what it is cut into. */
 interface Arriving {
   replica: Replica
   body: Readable
+  blocks: AsyncGenerator<Buffer>
 }
 
 /** The bytes of a part of a file, of whichever replicas have them; nothing is passed on that is not what was stored. */
@@ -100,6 +98,8 @@ class Checked {
   #at: number
   #failures = 0
   readonly #damaged = new Set<string>()
+  #arriving: Arriving | undefined
+  #isLeft = false
 
   constructor(
     context: Context,
@@ -121,37 +121,75 @@ class Checked {
     for (;;) {
       const replica = await this.#choose()
       try {
-        return { replica, body: await this.#open(replica) }
+        const body = await this.#open(replica)
+        this.#arriving = { replica, body, blocks: this.#blocks(body) }
+        if (this.#isLeft) this.#release()
+        return this.#arriving ?? this.#left()
       } catch (error) {
         await this.#failed(replica, error)
       }
     }
   }
 
-  async *bytes(first: Arriving): AsyncGenerator<Buffer> {
-    let { replica, body } = first
+  /** All of it as a body. Whoever leaves it, at whatever moment and for whatever reason, has nothing to do with the replicas. */
+  body(): Readable {
+    const bytes = this.#bytes()
+    return new Readable({
+      read() {
+        bytes.next().then(
+          ({ value, done }) => this.push(done ? null : value),
+          (error: Error) => this.destroy(error),
+        )
+      },
+      destroy: (error, done) => {
+        this.#isLeft = true
+        this.#release()
+        done(error)
+      },
+    })
+  }
+
+  async *#bytes(): AsyncGenerator<Buffer, undefined> {
     let sent = 0
-    try {
-      for (;;)
-        try {
-          for await (const block of this.#blocks(body)) {
-            const { start, end } = this.#part
-            const offset = this.#at - block.byteLength
-            const wanted = block.subarray(Math.max(0, start - offset), Math.max(0, end - offset))
-            sent += wanted.byteLength
-            if (wanted.byteLength > 0) yield wanted
-          }
-          break
-        } catch (error) {
-          body.destroy()
-          await this.#failed(replica, error)
-          ;({ replica, body } = await this.begin())
-        }
-    } finally {
-      body.destroy()
+    while (this.#at < this.#end) {
+      const { block, replica } = await this.#next()
+      const { start, end } = this.#part
+      const offset = this.#at - block.byteLength
+      const wanted = block.subarray(Math.max(0, start - offset), Math.max(0, end - offset))
+      sent += wanted.byteLength
+      // Who has all that was wanted need not ask for the end.
+      if (this.#at >= this.#end) await this.#succeeded(replica, sent)
+      yield wanted
     }
+  }
+
+  async #next(): Promise<{ block: Buffer; replica: Replica }> {
+    for (;;) {
+      const { replica, blocks } = this.#arriving ?? (await this.begin())
+      try {
+        const { value, done } = await blocks.next()
+        if (!done) return { block: value, replica }
+        throw new StowageError('UNREACHABLE', `${this.#row.key} ended before its end.`)
+      } catch (error) {
+        this.#release()
+        await this.#failed(replica, error)
+      }
+    }
+  }
+
+  async #succeeded(replica: Replica, bytes: number) {
+    this.#release()
     if (replica.failedMs !== undefined) await this.#context.registry.setFailure(replica, undefined)
-    this.#context.events.emit('fetched', { key: this.#row.key, remote: replica.remote, bytes: sent })
+    this.#context.events.emit('fetched', { key: this.#row.key, remote: replica.remote, bytes })
+  }
+
+  #release() {
+    this.#arriving?.body.destroy()
+    this.#arriving = undefined
+  }
+
+  #left(): never {
+    throw new StowageError('ABORTED', `Nobody wants ${this.#row.key} any more.`)
   }
 
   get #end(): number {
@@ -179,7 +217,6 @@ class Checked {
       }
       if (this.#at >= this.#end) return
     }
-    if (this.#at < this.#end) throw new StowageError('UNREACHABLE', `${this.#row.key} ended before its end.`)
   }
 
   #check(block: Buffer) {
@@ -230,6 +267,7 @@ class Checked {
   async #failed(replica: Replica, error: unknown): Promise<void> {
     const { registry, clock, log, events } = this.#context
     throwIfAborted(this.#call.signal)
+    if (this.#isLeft) this.#left()
     const code = codeOf(error)
     if (code === 'CLOSED' || code === 'ABORTED') throw error
     this.#failures++
