@@ -232,6 +232,22 @@ describe('a filestore at rest', { timeout: 180_000 }, () => {
       assert.equal((await run('filestore', 'gc', '--unknown')).status, 0)
     })
 
+  test('explain says of a file where it is and what happens next', async (t) => {
+    const { run } = place(t)
+    assert.match((await run('explain', 'up/none.txt')).stdout, /filestore uploads knows of no file none\.txt/)
+    await run('ls', 'uploads:')
+    assert.match((await run('explain', 'up/a.txt')).stdout, /the file a\.txt of the filestore uploads: 5 B/)
+    assert.match(
+      (await run('explain', 'up/a.txt')).stdout,
+      /It is local\.\n +It is offloaded in \d+ s, unless it changes/,
+    )
+    await run('filestore', 'offload')
+    assert.match((await run('explain', 'up/a.txt')).stdout, /It is not local: .*\n +At cold, as a\.txt: there\.\n/)
+    await run('rm', 'uploads:a.txt')
+    assert.match((await run('explain', 'up/a.txt')).stdout, /It was deleted .*, and can be restored until /)
+    assert.match((await run('explain', 'elsewhere.txt')).stdout, /It is in none of the sources/)
+  })
+
   test('its remote can be saved, but not where it is itself', async (t) => {
     const { run, at, directory } = place(t, {}, {}, { cold: { saved: true }, all: { mounts: { u: 'uploads' } } })
     for (const [where, words] of [

@@ -260,7 +260,9 @@ export class Daemon {
 
   /** What is known about a file, and what happens next. */
   async explain(file: string): Promise<Explanation> {
-    const { conveyor, ...parts } = this.#parts
+    const { conveyor, filestores, ...parts } = this.#parts
+    const stored = await filestores.explain(file)
+    if (stored) return { path: file, lines: stored, rules: [], deliveries: [] }
     return explain(file, { ...parts, queue: conveyor.queue })
   }
 

@@ -1,5 +1,6 @@
 /** The filestores of a configuration: opened with their cache and their remotes, and what may be asked of them. */
 import { statfsSync } from 'node:fs'
+import * as path from 'node:path'
 import { Cache } from '../cache/cache.ts'
 import type { Clock } from '../core/clock.ts'
 import { codeOf, StowageError, type ErrorCode } from '../core/errors.ts'
@@ -18,6 +19,7 @@ import { Store } from '../store/store.ts'
 import { readOnly } from '../store/wrappers/read-only.ts'
 import type { Config } from './config.ts'
 import type { FilestoreSettings } from './config-filestores.ts'
+import { explainStored } from './explain-filestore.ts'
 import { Tasks } from './tasks.ts'
 
 /** What filestores are opened with. */
@@ -192,6 +194,11 @@ export class Filestores {
       const untilMs = each.deletedMs + deleteAfterMs
       yield { ...each, ...(Number.isFinite(untilMs) && { untilMs }) }
     }
+  }
+
+  /** What is known of the file at a path of the disk; undefined when that is in none of the directories. */
+  async explain(file: string): Promise<string[] | undefined> {
+    return explainStored(path.resolve(file), { ...this.#parts, filestores: this.#parts.config.filestores })
   }
 
   /** What may be asked over the control socket. What takes its time is a task. */
