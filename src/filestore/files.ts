@@ -216,6 +216,7 @@ export class Files {
   async settleAsides(): Promise<void> {
     const { registry, local, lock } = this.#context
     if (!local.isThere) return
+    local.prepare()
     for (const { name, key, state, isExpected } of local.leftAside())
       await lock.run(key, async () => {
         const row = await registry.find(key)

@@ -76,6 +76,15 @@ export class LocalDirectory {
     await this.writeBytes(markFile, Buffer.from(`${this.#mark}\n`), {})
   }
 
+  /** On a disk that is full no directory can be made, and nothing be moved aside: so it is made before. */
+  prepare(): void {
+    try {
+      mkdirSync(this.#aside, { recursive: true })
+    } catch {
+      // It is tried again when it is needed.
+    }
+  }
+
   /** The path of a file on disk. */
   pathOf(key: string): string {
     return this.#driver.localPath?.(key) ?? key
@@ -190,7 +199,7 @@ export class LocalDirectory {
    * aside, and not something that somebody wrote in that moment.
    */
   leftAside(): { name: string; key: string; state: string; isExpected: boolean }[] {
-    const names = readdirIfThere(this.#trashed('removing'))
+    const names = readdirIfThere(this.#aside)
     return names.flatMap((name) => {
       const [, holder = '', state = '', key = ''] = asideName.exec(name) ?? []
       if (key === '' || isOwnerAlive(holder)) return []
@@ -247,6 +256,10 @@ export class LocalDirectory {
     } catch {
       // It is not empty.
     }
+  }
+
+  get #aside(): string {
+    return this.#trashed('removing')
   }
 
   #trashed(name: string): string {
