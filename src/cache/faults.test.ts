@@ -50,13 +50,13 @@ async function scene(t: TestContext, options: Partial<CacheOptions> = {}) {
 }
 
 /** An opened file whose body comes in small pieces, each of which waits for what `before` gives. */
-function slowly({ info, body }: OpenFile, before: (piece: number) => Promise<void> | void): OpenFile {
+function slowly({ info, body }: OpenFile, before: (piece: number) => Promise<void> | void, bytes = 1500): OpenFile {
   const pieces = async function* () {
     let count = 0
     for await (const chunk of body as AsyncIterable<Buffer>)
-      for (let at = 0; at < chunk.byteLength; at += 1500) {
+      for (let at = 0; at < chunk.byteLength; at += bytes) {
         await before(count++)
-        yield chunk.subarray(at, at + 1500)
+        yield chunk.subarray(at, at + bytes)
       }
   }
   return { info, body: Readable.from(pieces(), { objectMode: false, highWaterMark: 1 }) }
@@ -138,49 +138,56 @@ describe('a cache on a disk of one megabyte', {
 })
 
 describe('a cache with faults', () => {
-  test('has no more bytes on disk than it may at any moment, and its statistics add up', async (t) => {
-    const random = seeded(t)
-    const maxBytes = 24 * page
-    const { cache, origin, driver, put, open, blocks } = await scene(t, { maxBytes, maxEntries: 9 })
-    let moments = 0
-    const wrong: string[] = []
-    const look = () => {
-      moments++
-      const found = bytesIn(blocks)
-      const { bytes: told, entries } = cache.statistics
-      if (found > told || told > maxBytes || entries > 9)
-        wrong.push(`${found} on disk, ${told} told, ${entries} entries`)
-    }
-    origin.through = async (opened) => slowly(opened, look)
-    cache.onEvicted(look)
-    const files = Array.from({ length: 14 }, (_, i) => ({ key: `f${i}`, bytes: randomBytes(page * (1 + random(9))) }))
-    for (const { key, bytes } of files) await put(key, bytes)
-    let opened = 0
-    const one = async () => {
-      const { key, bytes } = files[random(files.length)] ?? { key: '', bytes: Buffer.alloc(0) }
-      if (random(10) === 0) return driver.write(key, toBody(bytes))
-      if (random(10) === 0) {
-        const file = path.join(parent, `adopted-${key}`)
-        fs.writeFileSync(file, bytes)
-        return void (await cache.adopt('memory:', file, await driver.stat(key)))
+  // Small blocks are read at once, large ones in the background.
+  for (const blockBytes of [page, 20 * page])
+    test(`has no more bytes on disk than it may at any moment, and its statistics add up (blocks of ${blockBytes})`, async (t) => {
+      const random = seeded(t)
+      const maxBytes = 24 * blockBytes
+      const settings = { blockBytes, maxBytes, maxEntries: 9, hotBytes: 2 * blockBytes }
+      const { cache, origin, driver, put, open, blocks } = await scene(t, settings)
+      let moments = 0
+      const wrong: string[] = []
+      const look = () => {
+        moments++
+        const found = bytesIn(blocks)
+        const { bytes: told, entries } = cache.statistics
+        if (found > told || told > maxBytes || entries > 9)
+          wrong.push(`${found} on disk, ${told} told, ${entries} entries`)
       }
-      const start = random(bytes.byteLength)
-      const end = start + 1 + random(bytes.byteLength)
-      const body = await open(key, { range: { start, end } })
-      opened++
-      if (random(5) === 0) return void body.destroy()
-      const got = await collect(body).catch((error: unknown) => error as Error)
-      // Somebody may have written it anew, with other versions of the same bytes.
-      if (Buffer.isBuffer(got)) assert.ok(got.equals(bytes.subarray(start, end)))
-      else assert.equal((got as { code?: string }).code, 'CONFLICT')
-    }
-    for (let round = 0; round < 40; round++) await Promise.all(Array.from({ length: 1 + random(12) }, one))
-    assert.deepEqual(wrong, [])
-    const { hits, misses, readers, bytes, evictions } = cache.statistics
-    assert.deepEqual([hits + misses, readers], [opened, 0])
-    assert.equal(bytes, bytesIn(blocks))
-    assert.ok(moments > 200 && evictions > 10 && hits > 10, JSON.stringify({ moments, evictions, hits }))
-  })
+      origin.through = async (opened) => slowly(opened, look, blockBytes / 4)
+      cache.onEvicted(look)
+      const files = Array.from({ length: 14 }, (_, i) => ({
+        key: `f${i}`,
+        bytes: randomBytes(blockBytes * (1 + random(9))),
+      }))
+      for (const { key, bytes } of files) await put(key, bytes)
+      let opened = 0
+      const one = async () => {
+        const { key, bytes } = files[random(files.length)] ?? { key: '', bytes: Buffer.alloc(0) }
+        if (random(10) === 0) return driver.write(key, toBody(bytes))
+        if (random(10) === 0) {
+          const file = path.join(parent, `adopted-${key}`)
+          fs.writeFileSync(file, bytes)
+          return void (await cache.adopt('memory:', file, await driver.stat(key)))
+        }
+        const start = random(bytes.byteLength)
+        const end = start + 1 + random(bytes.byteLength)
+        const body = await open(key, { range: { start, end } })
+        opened++
+        if (random(5) === 0) return void body.destroy()
+        const got = await collect(body).catch((error: unknown) => error as Error)
+        // Somebody may have written it anew, with other versions of the same bytes.
+        if (Buffer.isBuffer(got)) assert.ok(got.equals(bytes.subarray(start, end)))
+        else assert.equal((got as { code?: string }).code, 'CONFLICT')
+      }
+      for (let round = 0; round < 40; round++) await Promise.all(Array.from({ length: 1 + random(12) }, one))
+      await cache.close()
+      assert.deepEqual(wrong, [])
+      const { hits, misses, readers, bytes, evictions } = cache.statistics
+      assert.deepEqual([hits + misses, readers], [opened, 0])
+      assert.equal(bytes, bytesIn(blocks))
+      assert.ok(moments > 200 && evictions > 10 && hits > 10, JSON.stringify({ moments, evictions, hits }))
+    })
 
   test('does not exceed its bound by what a killed process had written and not noted', async (t) => {
     const { cache, settings, put, get, blocks } = await scene(t, { maxBytes: 20 * page })
