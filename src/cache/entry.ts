@@ -178,8 +178,8 @@ export class Entry {
     })
   }
 
-  #open(isNew: boolean): number {
-    return (this.#descriptor ??= isNew ? this.#create() : this.#reopen())
+  #open(canCreate: boolean): number {
+    return (this.#descriptor ??= canCreate ? this.#create() : this.#reopen())
   }
 
   #reopen(): number {
