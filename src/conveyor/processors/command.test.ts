@@ -7,6 +7,7 @@ import { testProcessor } from '../../testing/index.ts'
 import { runChain, type ChainOptions } from '../chain.ts'
 import { lookAt, type Original } from '../original.ts'
 import { loadProcessor, type ProcessorSpec } from './index.ts'
+import { findProgram } from './program.ts'
 
 const directory = fs.mkdtempSync(path.join(tmpdir(), 'stowage command-'))
 after(() => fs.rmSync(directory, { recursive: true, force: true }))
@@ -136,15 +137,19 @@ test('no more run at once than are allowed, and waiting for a turn costs no time
 })
 
 test('YUI Compressor and Closure Compiler are run as programs, and fail and pass as such', async () => {
-  const strip = `const text = fs.readFileSync(0, 'utf8'); if (text.includes('= ;')) { console.error('[ERROR] 1:9:syntax error'); process.exit(2) }
-    process.stdout.write(text.replace(/\\s+/g, ' ')); fs.writeFileSync(process.env.HOME + '/arguments', process.argv.slice(1).join(' '))`
+  // Both as they are called: one with names, the other as a filter.
+  const strip = `const [output, input] = process.argv.slice(-2)
+    const isFilter = process.argv.includes('QUIET')
+    const text = fs.readFileSync(isFilter ? 0 : input, 'utf8').replace(/\\s+/g, ' ')
+    if (text.includes('= ;')) { console.error('[ERROR] 1:9:syntax error'); process.exit(2) }
+    if (isFilter) process.stdout.write(text); else fs.writeFileSync(output, text)
+    fs.writeFileSync('arguments', process.argv.slice(1).join(' '))`
   const yui = { use: 'yui-compressor', command: script(strip), arguments: ['--line-break', '80'] }
   const made = await run(yui, 'a.css', 'a {\n\n\n b: c }')
   assert.equal(made.text, 'a { b: c }')
-  assert.equal(
-    fs.readFileSync(path.join(made.bench, 'arguments'), 'utf8'),
-    '--line-break 80 --type css --charset utf-8',
-  )
+  const said = fs.readFileSync(path.join(made.bench, 'arguments'), 'utf8')
+  const name = path.basename(made.file)
+  assert.equal(said, `--line-break 80 --type css --charset utf-8 -o ${name} ${path.join(directory, 'a.css')}`)
   const closure = { use: 'google_closure_compiler.GoogleClosureCompiler', command: script(strip) }
   assert.equal((await run(closure, 'a.js', 'let  a')).text, 'let a')
   const { isSame, warnings } = await run(yui, 'a.js', 'var a = ;')
@@ -152,6 +157,19 @@ test('YUI Compressor and Closure Compiler are run as programs, and fail and pass
   assert.match(warnings.join(), /syntax error/)
   await assert.rejects(run({ ...yui, onError: 'fail' }, 'a.js', 'var a = ;'), { code: 'CORRUPT' })
 })
+
+const adding = '// Adds.\nfunction add(first, second) {\n  return first + second;\n}\nconsole.log(add(1, 2));\n'
+for (const [use, programs] of [
+  ['yui-compressor', ['yui-compressor', 'yuicompressor']],
+  ['google-closure-compiler', ['google-closure-compiler', 'closure-compiler']],
+] as const)
+  if (isInstalled(programs))
+    testProcessor(use, {
+      make: async ({ strict }) => loadProcessor({ use, onError: strict ? 'fail' : 'pass' }, directory),
+      samples: [{ name: 'adding.js', content: Buffer.from(adding) }],
+      broken: [{ name: 'broken.js', content: Buffer.from('var a = ;') }],
+    })
+  else test(`${use} as it is`, { skip: 'it is not installed' }, () => undefined)
 
 test('YUI Compressor and Closure Compiler that are not installed are asked for', async () => {
   const { PATH } = process.env
@@ -161,6 +179,14 @@ test('YUI Compressor and Closure Compiler that are not installed are asked for',
   process.env['PATH'] = PATH
   for (const error of [yui, closure]) assert.match((error as Error).message, /in the PATH.* npm install --global/)
 })
+
+function isInstalled(programs: readonly string[]): boolean {
+  try {
+    return findProgram(programs, '') !== ''
+  } catch {
+    return false
+  }
+}
 
 function isAlive(pid: number): boolean {
   try {

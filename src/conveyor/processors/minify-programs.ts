@@ -6,8 +6,9 @@ import * as path from 'node:path'
 import * as z from 'zod'
 import type { Processor, ProcessorInput } from '../processor.ts'
 import { parseOptions } from './options.ts'
-import { findProgram, runProgram } from './program.ts'
+import { findProgram, runProgram, type ProgramRun } from './program.ts'
 import { onErrorOption, unlessUnfit } from './unfit.ts'
+import { isWorthwhile } from './worthwhile.ts'
 
 const schema = z.strictObject({
   command: z.array(z.string()).min(1).optional(),
@@ -30,7 +31,8 @@ interface Program {
   programs: readonly string[]
   hint: string
   extensions: readonly string[]
-  arguments: (input: ProcessorInput) => string[]
+  /** How it is told what to do; `output` is a name in its working directory. */
+  run: (input: ProcessorInput, output: string) => Pick<ProgramRun, 'stdin' | 'isPrinting'> & { arguments: string[] }
 }
 
 /** YUI Compressor, for style sheets and for scripts of ECMAScript 5 at most. Rejects with INVALID_CONFIG where it is not installed. */
@@ -40,9 +42,10 @@ export const yuiCompressor = (options: MinifyProgramOptions = {}): Processor =>
     programs: ['yui-compressor', 'yuicompressor'],
     hint: 'Install it, for example with: npm install --global yuicompressor. It needs Java. Or use minify.css and minify.js.',
     extensions: ['css', 'js'],
-    arguments: ({ name }) => {
+    // Not all who wrap it pass standard input on, and characters whole.
+    run: ({ name, file }, output) => {
       const type = path.posix.extname(name).toLowerCase() === '.css' ? 'css' : 'js'
-      return ['--type', type, '--charset', 'utf-8']
+      return { arguments: ['--type', type, '--charset', 'utf-8', '-o', output, file] }
     },
   })
 
@@ -53,7 +56,8 @@ export const googleClosureCompiler = (options: MinifyProgramOptions = {}): Proce
     programs: ['google-closure-compiler', 'closure-compiler'],
     hint: 'Install it, for example with: npm install --global google-closure-compiler. Or use minify.js.',
     extensions: ['js'],
-    arguments: () => ['--warning_level', 'QUIET'],
+    // It takes names for patterns.
+    run: ({ file }) => ({ arguments: ['--warning_level', 'QUIET'], stdin: file, isPrinting: true }),
   })
 
 function minifier(options: MinifyProgramOptions, program: Program): Processor {
@@ -71,11 +75,10 @@ function minifier(options: MinifyProgramOptions, program: Program): Processor {
         if (size === 0) return undefined
         const directory = await input.workDirectory()
         const output = path.join(directory, randomUUID())
-        const filled = [...called, ...further, ...program.arguments(input)]
-        // Their own way to name files knows patterns, so they get no names.
-        const through = { stdin: input.file, output, isPrinting: true }
-        await runProgram({ command: filled, directory, ...through, maxBytes: 2 * size + 65_536, signal: input.signal })
-        return (await stat(output)).size < size ? { file: output } : undefined
+        const { arguments: own, ...through } = program.run(input, path.basename(output))
+        const limits = { maxBytes: 2 * size + 65_536, signal: input.signal }
+        await runProgram({ command: [...called, ...further, ...own], directory, output, ...through, ...limits })
+        return isWorthwhile(size, (await stat(output)).size) ? { file: output } : undefined
       }),
   }
 }

@@ -10,6 +10,7 @@ import type { Processor, ProcessorInput, ProcessorOutput } from '../processor.ts
 import { optionalPackage } from './optional-package.ts'
 import { parseOptions } from './options.ts'
 import { onErrorOption, unlessUnfit } from './unfit.ts'
+import { isWorthwhile } from './worthwhile.ts'
 
 const schema = z.strictObject({
   onError: onErrorOption.default('pass'),
@@ -36,9 +37,6 @@ export const js = (options: MinifyOptions = {}): Processor => minifier('js', ['j
 /** What is open at the end changes the meaning of all that follows; other mistakes are a line's own. */
 const unclosed = /^Unterminated|" to (go with|end) /
 
-/** What is minified already would become another file, and hardly a smaller one. */
-const worthwhile = 0.99
-
 function minifier(loader: 'css' | 'js', extensions: readonly string[], given: MinifyOptions): Processor {
   const name = `minify.${loader}`
   const { onError, sourceMap, target } = parseOptions(name, schema, given)
@@ -63,7 +61,7 @@ async function minify(input: ProcessorInput, options: TransformOptions): Promise
   const before = await readFile(input.file, { signal: input.signal })
   if (!isUtf8(before)) throw new StowageError('UNSUPPORTED', 'It is not UTF-8.')
   const after = Buffer.from(await transform(before, { ...options, sourcefile: input.name }))
-  if (after.byteLength >= before.byteLength * worthwhile && !options.sourcemap) return undefined
+  if (!options.sourcemap && !isWorthwhile(before.byteLength, after.byteLength)) return undefined
   const file = path.join(await input.workDirectory(), randomUUID())
   await writeFile(file, after)
   return { file }
