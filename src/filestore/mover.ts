@@ -236,8 +236,9 @@ export class Mover {
     for (;;) {
       this.#stop.signal.throwIfAborted()
       const change = Promise.withResolvers<void>()
-      const stopListening = queue.onAdded(change.resolve)
-      this.#stop.signal.addEventListener('abort', change.reject, { once: true })
+      const look = () => change.resolve()
+      const stopListening = queue.onAdded(look)
+      this.#stop.signal.addEventListener('abort', look, { once: true })
       try {
         const resting = lanes.resting((await queue.groups(name)).filter((group) => group !== ''))
         const counts = (await queue.counts({ excludeGroups: [...resting.keys()] })).find((each) => each.queue === name)
@@ -245,7 +246,7 @@ export class Mover {
         await change.promise
       } finally {
         stopListening()
-        this.#stop.signal.removeEventListener('abort', change.reject)
+        this.#stop.signal.removeEventListener('abort', look)
       }
     }
   }
