@@ -3,8 +3,14 @@ import assert from 'node:assert/strict'
 import * as fs from 'node:fs'
 import * as path from 'node:path'
 import { describe, test } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
 import { gate, minute, remote, scene, type Call, type Scene } from '../../test/servers/filestore-scene.ts'
+import { collect, toBody } from '../core/bytes.ts'
+import { StowageError } from '../core/errors.ts'
 import { fileDriver } from '../drivers/file.ts'
+import { memoryDriver } from '../drivers/memory.ts'
+import { Queue } from '../state/queue.ts'
+import type { MoveOrder } from './mover.ts'
 
 /** The first call of a kind waits until it is let go on. */
 function stopFirst(s: Scene, operation: Call['operation'], name?: string) {
@@ -18,14 +24,38 @@ function stopFirst(s: Scene, operation: Call['operation'], name?: string) {
   return stopped
 }
 
+/** Moves files, and waits until that is done. */
+async function move(s: Scene, order: MoveOrder) {
+  await s.filestore.move(order)
+  await s.patiently(s.until('it has ended', async () => (await s.filestore.moving())?.state === 'done'))
+  await s.quiet()
+}
+
+/** A remote whose first write has all bytes, and takes its time then. */
+function slowRemote() {
+  const stopped = gate()
+  const inner = memoryDriver()
+  let isFirst = true
+  const write: typeof inner.write = async (key, body, options) => {
+    const bytes = await collect(body)
+    const isSlow = isFirst
+    isFirst = false
+    if (isSlow) await stopped.pass()
+    return inner.write(key, toBody(bytes), options)
+  }
+  return { stopped, remotes: { cloud: remote({ ...inner, write }) } }
+}
+
 describe('one name at a remote', () => {
   test('of a file that is renamed and overwritten while it is uploaded has the newest in the end', async (t) => {
-    const s = await scene(t, { coolDownMs: 0 })
-    const stopped = stopFirst(s, 'write')
+    const { stopped, remotes } = slowRemote()
+    const s = await scene(t, { coolDownMs: 0, remotes })
     await s.store.put('a', 'first')
     await stopped.reached
     await s.store.move('a', 'b')
     await s.store.put('b', 'second')
+    // Whoever does not wait is done before.
+    for (let turns = 0; turns < 100; turns++) await setImmediate()
     stopped.open()
     await s.patiently(s.until('it is there', () => s.told('uploaded').includes('b') && !s.isLocal('b')))
     await s.quiet()
@@ -34,11 +64,12 @@ describe('one name at a remote', () => {
   })
 
   test('of a file that is deleted for good while it is uploaded has nothing in the end', async (t) => {
-    const s = await scene(t, { coolDownMs: 0, deleteAfterMs: 0 })
-    const stopped = stopFirst(s, 'write')
+    const { stopped, remotes } = slowRemote()
+    const s = await scene(t, { coolDownMs: 0, deleteAfterMs: 0, remotes })
     await s.store.put('a', 'x')
     await stopped.reached
     await s.store.delete('a')
+    for (let turns = 0; turns < 100; turns++) await setImmediate()
     stopped.open()
     await s.patiently(s.until('it is forgotten', async () => (await s.filestore.status()).deleted.files === 0))
     await s.quiet()
@@ -67,7 +98,13 @@ describe('one name at a remote', () => {
     const s = await scene(t, { coolDownMs: 0, remotes: { one: remote(), two: remote() }, remote: 'one' })
     await s.store.put('a', 'first')
     await s.quiet()
-    const stopped = stopFirst(s, 'delete', 'one')
+    const stopped = gate()
+    s.remote('one').before = async ({ operation }) => {
+      if (operation !== 'delete') return
+      await stopped.pass()
+      s.remote('one').before = undefined
+      throw new StowageError('UNREACHABLE', 'It broke off.')
+    }
     await s.filestore.move({ kind: 'migrate', from: 'one', to: 'two' })
     await stopped.reached
     await s.store.delete('a')
@@ -96,6 +133,49 @@ describe('one name at a remote', () => {
     assert.deepEqual((await s.filestore.status()).local.files, 0)
     const contents = { 'a/d': 'new a/d', b: 'new b', [long]: `new ${long}`, x: 'a', y: 'b/c', z: long }
     assert.deepEqual(await s.contents(), contents)
+  })
+})
+
+describe('a copy that was given up', () => {
+  test('is removed to the end, also when the process was killed and its file needs copies again', async (t) => {
+    const s = await scene(t, { coolDownMs: 0 })
+    await s.store.put('a', 'x')
+    await s.quiet()
+    await move(s, { kind: 'recall' })
+    await s.database.transaction(async (tx) => {
+      await tx.run(`UPDATE replicas SET state = 'deleting'`)
+      await tx.run('UPDATE files SET cloud = 0')
+      await new Queue(s.database, { clock: s.clock }).add(
+        { queue: 'remove:files', key: 'cloud:a', group: 'cloud', payload: { remote: 'cloud', remoteKey: 'a' } },
+        tx,
+      )
+    })
+    await s.reopen()
+    await s.quiet()
+    assert.deepEqual(await s.remote().contents(), {})
+    await move(s, { kind: 'offload' })
+    assert.equal(s.isLocal('a'), false)
+    assert.deepEqual(await s.remote().contents(), { a: 'x' })
+  })
+
+  test('at the last moment is nothing a local file is handed over to', async (t) => {
+    const s = await scene(t, { coolDownMs: 0, cache: {} })
+    await s.store.put('a', 'x')
+    await s.quiet()
+    await move(s, { kind: 'recall' })
+    const { cache } = s
+    assert.ok(cache)
+    const adopt = cache.adopt.bind(cache)
+    cache.adopt = async (...given) => {
+      await s.database.transaction(async (tx) => {
+        await tx.run(`UPDATE replicas SET state = 'deleting'`)
+        await tx.run('UPDATE files SET cloud = 0')
+      })
+      return adopt(...given)
+    }
+    await move(s, { kind: 'offload' })
+    assert.equal(s.isLocal('a'), true)
+    assert.equal((await s.filestore.status()).local.files, 1)
   })
 })
 
@@ -180,15 +260,14 @@ describe('what was moved aside when the process was killed', () => {
     fs.writeFileSync(s.file('newer'), 'even newer')
     await s.reopen()
     assert.deepEqual(await s.contents(), { 'd/ä b': 'of somebody else', newer: 'even newer' })
-    assert.deepEqual(fs.readdirSync(s.file('.stowage-trash/removing')), [])
+    assert.ok(!fs.readdirSync(s.file('.stowage-trash/removing')).some((name) => name.startsWith('999999999')))
   })
 
   test('is removed when it was handed over, and can be restored when it was deleted', async (t) => {
     const s = await scene(t, { coolDownMs: minute })
     for (const key of ['a', 'b']) await s.store.put(key, key)
     await s.pass(minute)
-    await s.filestore.move({ kind: 'recall', prefix: 'a' })
-    await s.quiet()
+    await move(s, { kind: 'recall', prefix: 'a' })
     await s.store.put('c', 'c')
     const states = await s.database.query('SELECT key, local FROM files WHERE local IS NOT NULL')
     const stateOf = (key: string) => String(states.find((row) => row['key'] === key)?.['local'])
