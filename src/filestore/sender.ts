@@ -1,6 +1,6 @@
 /** Sends a file to a remote, and proves that what arrived is what was meant. */
 import { createHash } from 'node:crypto'
-import { StowageError } from '../core/errors.ts'
+import { isNotFound, StowageError } from '../core/errors.ts'
 import type { Transaction } from '../state/database.ts'
 import type { Body, Driver, FileInfo, WriteOptions } from '../store/driver.ts'
 import type { Context } from './context.ts'
@@ -98,8 +98,20 @@ export async function confirm({ registry }: Context, replica: Replica, tx: Trans
     throw new StowageError('BUSY', `The copy of ${replica.key} at ${replica.remote} was given up while it was sent.`)
 }
 
-/** Sends, and resolves when the place has proven to have it: by size, and by a digest, its own or one of reading it back. */
-export async function send({ row, replica, driver, body, digests, contentType, signal }: Sending): Promise<FileInfo> {
+/**
+ * Sends, and resolves when the place has proven to have it: by size, and by a digest, its own or one of reading it back. What
+ * did not arrive, or as something else, rejects with CORRUPT, retryable.
+ */
+export async function send(sending: Sending): Promise<FileInfo> {
+  try {
+    return await sendAndCompare(sending)
+  } catch (error) {
+    // Of a file that was just sent this says that it got lost.
+    throw isNotFound(error) ? differs(sending.row.key, sending.replica.remote, error) : error
+  }
+}
+
+async function sendAndCompare({ row, replica, driver, body, digests, contentType, signal }: Sending) {
   const { supports } = driver
   const mayReadBack = supports.verify ?? false
   const options: WriteOptions = {
@@ -132,9 +144,11 @@ async function readBack(
   if (hash.digest('hex') !== sha256) throw differs(row.key, replica.remote)
 }
 
-function differs(key: string, remote: string): StowageError {
-  return new StowageError('CORRUPT', `${key} arrived at ${remote} as something else than what was sent.`, {
+function differs(key: string, remote: string, cause?: unknown): StowageError {
+  const what = cause === undefined ? 'arrived as something else than what was sent' : 'is not there after it was sent'
+  return new StowageError('CORRUPT', `${key} at ${remote} ${what}.`, {
     hint: 'It is sent again.',
     retryable: true,
+    cause,
   })
 }

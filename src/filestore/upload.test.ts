@@ -356,6 +356,20 @@ describe('what arrives is verified', () => {
       assert.deepEqual(await s.remote().contents(), { a: 'abcdefgh' })
     })
 
+  test('what is not there after it was sent is sent again', async (t) => {
+    const s = await scene(t)
+    let lost = 0
+    s.remote().before = async ({ operation, key }) => {
+      if (operation === 'stat' && lost++ < 3) await s.remote().inner.delete(key)
+    }
+    await s.store.put('a', 'x')
+    await s.pass(10 * minute)
+    assert.equal(s.isLocal('a'), true)
+    for (let minutes = 0; minutes < 6; minutes++) await s.pass(minute)
+    assert.deepEqual([s.isLocal('a'), await s.remote().contents()], [false, { a: 'x' }])
+    assert.equal(s.remote().asked('write').length, 4)
+  })
+
   test('where nothing vouches for the bytes they are read back, and only there', async (t) => {
     const places = {
       mute: remote(),
