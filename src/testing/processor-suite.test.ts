@@ -103,7 +103,11 @@ test('each way to break a promise is noticed by its test', () => {
   const file = path.join(directory, 'bad.test.mjs')
   writeFileSync(file, [prelude, ...declarations].join('\n'))
   const { NODE_TEST_CONTEXT: _, ...environment } = process.env
-  const { stdout } = spawnSync(process.execPath, ['--test-reporter=tap', file], { encoding: 'utf8', env: environment })
+  const { stdout } = spawnSync(process.execPath, ['--test-reporter=tap', file], {
+    cwd: path.dirname(file),
+    encoding: 'utf8',
+    env: environment,
+  })
   const unnoticed = Object.entries(bad).filter(([name, { fails }]) => {
     const [, report = ''] = stdout.split(`# Subtest: processor ${name}\n`)
     const [own = ''] = report.split('\n# Subtest: processor ')
