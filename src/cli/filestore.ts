@@ -1,6 +1,7 @@
 /** `stowage filestore …`: what operators ask of a filestore. */
 import { StowageError } from '../core/errors.ts'
 import { formatBytes } from '../core/units.ts'
+import type { Config } from '../daemon/config.ts'
 import type { Deleted, FilestoreReport, Restored } from '../daemon/filestores.ts'
 import type { Orphan } from '../filestore/orphans.ts'
 import type { Fault } from '../filestore/verifier.ts'
@@ -54,7 +55,7 @@ export async function run(
     (each) => !known.options.includes(each as OptionName) && !(each === 'wait' && options[each] === true),
   )
   if (stray !== undefined) throw invalid(`${action} has no option --${optionName(stray)}.`)
-  await using client = await connect(config, output.log('warn'))
+  await using client = await connect(config, output.log('warn'), checkFilestores)
   const given = rest.filter((each) => each !== undefined)
   const { name, values } = nameFrom(given, client.filestores, action === 'status')
   const stranger = values[known.values]
@@ -66,13 +67,16 @@ export async function run(
   return await known.act({ action, name, values, options: settings, client, output, signal })
 }
 
+function checkFilestores({ filestores }: Config) {
+  if (Object.keys(filestores).length > 0) return
+  throw new StowageError('INVALID_CONFIG', 'The configuration has no filestore.', {
+    hint: 'Add for example stores: { uploads: { filestore: { directory: "uploads", remote: "cold" } } }.',
+  })
+}
+
 /** The name of a filestore may be left out when there is only one. */
 function nameFrom(given: readonly string[], names: readonly string[], mayBeAll: boolean) {
   const [first, ...rest] = given
-  if (names.length === 0)
-    throw new StowageError('INVALID_CONFIG', 'The configuration has no filestore.', {
-      hint: 'Add for example stores: { uploads: { filestore: { directory: "uploads", remote: "cold" } } }.',
-    })
   if (first !== undefined && names.includes(first)) return { name: first, values: rest }
   const [only = '', another] = names
   if (another === undefined) return { name: only, values: [...given] }

@@ -189,6 +189,18 @@ const verbs: Description[] = [
     load: async () => import('./filestore.ts'),
   },
   {
+    name: 'verify',
+    summary: 'look whether everything that was delivered is where it should be',
+    values: ['[source]'],
+    options: [
+      ['--content', 'read everything and compare it, not only look whether it is there'],
+      ['--url', 'ask the public addresses too; with --content they are read'],
+      ['--repair', 'deliver again what is missing or damaged'],
+    ],
+    examples: ['stowage verify', 'stowage verify site --content --repair', 'stowage verify --url --json'],
+    load: async () => import('./verify.ts'),
+  },
+  {
     name: 'repair',
     summary: 'make the locations of a store level again; deletes nothing',
     values: ['<where>'],

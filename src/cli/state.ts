@@ -70,18 +70,26 @@ export interface Client extends AsyncDisposable {
   start(filestore: string): Promise<void>
 }
 
-/** Reaches the daemon, or opens the state when none runs. What happens in the state is told to the log. */
-export async function connect(file: string | undefined, log: Log): Promise<Client> {
+/**
+ * Reaches the daemon, or opens the state when none runs. What happens in the state is told to the log. `check` may throw
+ * before anything is opened.
+ */
+export async function connect(
+  file: string | undefined,
+  log: Log,
+  check: (config: Config) => void = () => undefined,
+): Promise<Client> {
   const config = await loadConfig(file, undefined, { secrets: false })
+  check(config)
   const filestores = Object.keys(config.filestores)
   const socket = `${config.state}.sock`
-  const isRunning = filestores.length > 0 && (await askDaemon(socket, 'filestore.status')) !== undefined
-  if (isRunning || filestores.length === 0) {
+  const isRunning = (await askDaemon(socket, 'filestore.status')) !== undefined
+  if (isRunning) {
     const call = async <T>(method: string, parameters: object = {}) => {
       const answer = await askDaemon(socket, method, parameters)
       if (answer !== undefined) return answer as T
       throw new StowageError('UNREACHABLE', 'The daemon has ended meanwhile.', {
-        hint: 'A move that was begun goes on when it runs again.',
+        hint: 'What was begun goes on when it runs again.',
       })
     }
     const nothing = async () => {}

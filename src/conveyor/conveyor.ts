@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import type { Clock } from '../core/clock.ts'
 import { StowageError } from '../core/errors.ts'
 import type { Log } from '../core/log.ts'
-import type { Database } from '../state/database.ts'
+import type { Database, Transaction } from '../state/database.ts'
 import { Queue, type Job } from '../state/queue.ts'
 import { Worker, type WorkerOptions } from '../state/worker.ts'
 import type { Store } from '../store/store.ts'
@@ -20,6 +20,7 @@ import { deleteKey, deleteSource } from './removal.ts'
 import { laneOf, type Rule } from './rules.ts'
 import { SourceFeed } from './source-feed.ts'
 import { findUrl } from './urls.ts'
+import { verifyDeliveries, type DeliveryFault, type VerifyOptions } from './verify.ts'
 
 /** What a conveyor is made of. */
 export interface ConveyorOptions {
@@ -84,6 +85,7 @@ export class Conveyor {
   readonly #intakes: ReadonlyMap<string, Intake>
   readonly #lanes = new Map<string, Lane>()
   readonly #workers: Worker[] = []
+  readonly #atFiles: Worker[] = []
   readonly #listeners = new Set<(event: DeliveryEvent) => void>()
   readonly #ledgerListeners = new Set<() => void>()
 
@@ -143,8 +145,9 @@ export class Conveyor {
     const onFailed: WorkerOptions['onFailed'] = (job, _error, outcome) => {
       if (outcome === 'set aside') this.#giveUp(job).catch((error: unknown) => log.error((error as Error).message))
     }
+    this.#atFiles.push(...this.#fileWorkers({ onFailed, ...own }))
     this.#workers.push(
-      ...this.#fileWorkers({ onFailed, ...own }),
+      ...this.#atFiles,
       new Worker(this.queue, {
         queue: 'delivery',
         concurrency: filesAtOnce,
@@ -209,7 +212,8 @@ export class Conveyor {
         const isWork = (fileQueues as readonly string[]).includes(queue)
         return running > 0 || (waiting > 0 && (isWork ? oldestMs <= horizon : oldestMs <= clock.now()))
       })
-      if (busy.length === 0) return
+      // A job that is finished is still in hand until its workbench is gone and it has been counted.
+      if (busy.length === 0 && this.#atFiles.every(({ running }) => running === 0)) return
       const { promise, resolve } = Promise.withResolvers<void>()
       const stop = this.queue.onAdded(resolve)
       const timer = new AbortController()
@@ -217,6 +221,13 @@ export class Conveyor {
       timer.abort()
       stop()
     }
+  }
+
+  /** Looks whether everything in the ledger is where it was delivered. What is to be delivered again needs {@link start}. */
+  verify(options: VerifyOptions = {}): AsyncGenerator<DeliveryFault> {
+    const deliverAgain = async (source: string, path: string, tx: Transaction) =>
+      this.#intakes.get(source)?.again(path, tx)
+    return verifyDeliveries({ ...this.#context, deliverAgain }, options)
   }
 
   /** The stores that rules deliver to, and how they are. */
@@ -272,7 +283,7 @@ export class Conveyor {
   async #giveUp({ payload }: Job) {
     if (!this.#context.isFollowing) return
     await this.#options.database.transaction(async (tx) =>
-      wakeReferrers(tx, payload as FilePayload, undefined, this.queue),
+      wakeReferrers(tx, payload as FilePayload, undefined, this.#context),
     )
   }
 

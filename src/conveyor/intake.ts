@@ -147,6 +147,11 @@ export class Intake {
       await this.#add(joined(String(row['directory']), String(row['name'])), 'modified', 0, tx)
   }
 
+  /** Adds a job for a file that is to be delivered again although it has not changed. */
+  async again(path: string, tx: Transaction): Promise<void> {
+    await this.#add(path, 'modified', 0, tx)
+  }
+
   /** Undefined: it is gone. False: it cannot be looked at, which is not the same. */
   #lookAt(path: string): Original | undefined | false {
     try {

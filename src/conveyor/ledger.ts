@@ -15,6 +15,8 @@ export interface LedgerKey {
 
 /** One row. `delivery` is absent while it is only intended, or in doubt. */
 export interface LedgerRow extends LedgerKey {
+  /** It is another form of the file, with this suffix: nobody refers to it. */
+  variant?: string
   delivery?: Delivery
 }
 
@@ -46,14 +48,30 @@ export async function ownersOf(tx: Transaction, destination: string, key: string
   return (await tx.all('SELECT * FROM ledger WHERE destination = ? AND key = ?', destination, key)).map(rowOf)
 }
 
+/** Everything of a source, in the order of its paths, a page at a time. What changes meanwhile may come as it was or as it is. */
+export async function* walkLedger(database: Database, source: string): AsyncGenerator<LedgerRow> {
+  const order = 'path, rule, destination, key'
+  for (let last: LedgerKey = { source, path: '', rule: '', destination: '', key: '' }; ; ) {
+    const rows = await database.query(
+      `SELECT * FROM ledger WHERE source = ? AND (${order}) > (?, ?, ?, ?) ORDER BY ${order} LIMIT ?`,
+      ...values(last),
+      pageRows,
+    )
+    const page = rows.map(rowOf)
+    yield* page
+    if (page.length < pageRows) return
+    last = page.at(-1) as LedgerRow
+  }
+}
+
 /** What a source has at a store, or had until a moment ago. */
 export type Delivered = LedgerKey & { deliveredMs: number }
 
 const pageRows = 2000
 
 /**
- * What a source has, or lately had, at a store, by path, page by page so that others get their turn; the rows of one file
- * are on one page. What is in doubt for the moment was delivered at 0.
+ * What a source has, or lately had, at a store, by path, without variants. Page by page, so that others get their turn; the rows of
+ * one file are on one page. What is in doubt for the moment was delivered at 0.
  */
 export async function* deliveredOnce(
   database: Database,
@@ -64,7 +82,7 @@ export async function* deliveredOnce(
     const rows = await database.transaction(async (tx) =>
       tx.all(
         `SELECT path, rule, key, delivered_ms FROM ledger
-         WHERE source = ? AND path > ? AND destination = ? AND digest IS NOT NULL ORDER BY path LIMIT ?`,
+         WHERE source = ? AND path > ? AND destination = ? AND variant = '' AND digest IS NOT NULL ORDER BY path LIMIT ?`,
         source,
         after,
         destination,
@@ -92,11 +110,12 @@ function deliveredOf(row: Row, source: string, destination: string): Delivered {
 }
 
 /** Notes that a key is about to be written. What was delivered there before is in doubt from now on. */
-export async function intend(tx: Transaction, row: LedgerKey): Promise<void> {
+export async function intend(tx: Transaction, row: LedgerKey & { variant?: string }): Promise<void> {
   await tx.run(
-    `INSERT INTO ledger (source, path, rule, destination, key) VALUES (?, ?, ?, ?, ?)
-     ON CONFLICT DO UPDATE SET delivered_ms = NULL`,
+    `INSERT INTO ledger (source, path, rule, destination, key, variant) VALUES (?, ?, ?, ?, ?, ?)
+     ON CONFLICT DO UPDATE SET delivered_ms = NULL, variant = excluded.variant`,
     ...values(row),
+    row.variant ?? '',
   )
 }
 
@@ -146,6 +165,7 @@ function rowOf(row: Row): LedgerRow {
     rule: text('rule'),
     destination: text('destination'),
     key: text('key'),
+    ...(row['variant'] === '' ? {} : { variant: text('variant') }),
   }
   if (row['delivered_ms'] === null) return base
   return {

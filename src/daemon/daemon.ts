@@ -10,6 +10,7 @@ import { explain, type Explanation } from '../conveyor/explain.ts'
 import type { Source } from '../conveyor/intake.ts'
 import { loadProcessor } from '../conveyor/processors/index.ts'
 import type { Rule } from '../conveyor/rules.ts'
+import type { VerifyOptions } from '../conveyor/verify.ts'
 import { takeOver, type FormerDelivery, type Takeover } from '../conveyor/takeover.ts'
 import { openDatabase, type Database } from '../state/database.ts'
 import { Queue } from '../state/queue.ts'
@@ -22,6 +23,7 @@ import { Distributions } from './distributions.ts'
 import { isFilestoreQueue, type FilestoreReport, type Filestores } from './filestores.ts'
 import { Repairs } from './repairs.ts'
 import { SavedStores, type PlaceSettings } from './saved-stores.ts'
+import { Tasks } from './tasks.ts'
 
 /** What a daemon is started with. */
 export interface DaemonOptions {
@@ -100,10 +102,12 @@ export async function startDaemon({ config, log, clock = systemClock }: DaemonOp
   const conveyor = new Conveyor({ sources, rules, stores, database, queue, clock, log, workDirectory, invalidate })
   const repairs = new Repairs(queue, stores, { clock, log })
   const assets = config.assets && assetParts(config.assets, { stores, rules, database, clock, log })
-  const parts = { conveyor, filestores, repairs, saved, stores, sources, rules, database, clock, log }
+  const tasks = new Tasks()
+  const parts = { conveyor, filestores, repairs, tasks, saved, stores, sources, rules, database, clock, log }
   const daemon = new Daemon({ ...parts, ...(assets && { assets }) })
   rollback.defer(async () => saved.close())
   if (assets) rollback.defer(async () => assets.keeper.close())
+  rollback.defer(async () => tasks.close())
   const control = await serveControl(`${config.state}.sock`, daemon.methods())
   rollback.defer(async () => control.close())
   rollback.defer(async () => repairs.close())
@@ -132,6 +136,7 @@ interface Parts extends Times {
   conveyor: Conveyor
   filestores: Filestores
   repairs: Repairs
+  tasks: Tasks
   saved: SavedStores
   stores: ReadonlyMap<string, Store>
   sources: readonly Source[]
@@ -285,9 +290,11 @@ export class Daemon {
 
   /** What may be asked over the control socket. */
   methods(): Record<string, (parameters: never) => Promise<unknown>> {
-    const { saved, filestores } = this.#parts
+    const { conveyor, saved, filestores, tasks } = this.#parts
     return {
-      ...filestores.methods(),
+      ...filestores.methods(tasks),
+      'task.report': async ({ id }: { id: string }) => tasks.report(id),
+      'task.cancel': async ({ id }: { id: string }) => tasks.cancel(id),
       'store.list': async () => saved.list(),
       'store.test': async ({ name }: { name: string }) => saved.test(name),
       'store.save': async ({ name, settings }: { name: string; settings: PlaceSettings }) => saved.save(name, settings),
@@ -295,6 +302,7 @@ export class Daemon {
       'store.rows': async () => saved.rows(),
       status: async () => this.status(),
       retry: async (filter: { key?: string }) => this.retry(filter),
+      verify: async (options: VerifyOptions) => tasks.begin((task) => conveyor.verify({ ...options, ...task })),
       assets: async () => this.assets(),
       explain: async ({ path: file }: { path: string }) => this.explain(file),
     }

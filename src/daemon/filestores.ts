@@ -20,7 +20,7 @@ import { readOnly } from '../store/wrappers/read-only.ts'
 import type { Config } from './config.ts'
 import type { FilestoreSettings } from './config-filestores.ts'
 import { explainStored } from './explain-filestore.ts'
-import { Tasks } from './tasks.ts'
+import type { Tasks } from './tasks.ts'
 
 /** What filestores are opened with. */
 export interface FilestoresParts {
@@ -78,7 +78,6 @@ export class Filestores {
   readonly stores: ReadonlyMap<string, Store>
   readonly #filestores: ReadonlyMap<string, Filestore>
   readonly #parts: FilestoresParts
-  readonly #tasks = new Tasks()
   readonly #owned: AsyncDisposableStack
 
   /**
@@ -202,8 +201,7 @@ export class Filestores {
   }
 
   /** What may be asked over the control socket. What takes its time is a task. */
-  methods(): Record<string, (parameters: never) => Promise<unknown>> {
-    const tasks = this.#tasks
+  methods(tasks: Tasks): Record<string, (parameters: never) => Promise<unknown>> {
     return {
       'filestore.status': async () => this.status(),
       'filestore.measure': async (about: About<{ order: MoveOrder }>) => this.measure(about),
@@ -222,14 +220,11 @@ export class Filestores {
         if (options.delete && options.unknown) this.#checkAlone(name)
         return tasks.begin(({ signal }) => this.get(name).gc({ ...options, signal }))
       },
-      'task.report': async ({ id }: { id: string }) => tasks.report(id),
-      'task.cancel': async ({ id }: { id: string }) => tasks.cancel(id),
     }
   }
 
-  /** Ends tasks, finishes what is in hand (10 s at most), then lets go of the filestores and their cache. */
+  /** Finishes what is in hand (10 s at most), then lets go of the filestores and their cache. */
   async close(): Promise<void> {
-    await this.#tasks.close()
     await this.#owned.disposeAsync()
   }
 
