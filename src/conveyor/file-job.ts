@@ -149,7 +149,7 @@ async function followAbsence(job: Job, payload: FilePayload, context: FileJobCon
     for (const row of rows) await supersede(row, 0, context.queue, tx)
     if (isNews && context.isFollowing) {
       await keepReferences(tx, payload, context.queue, () => [])
-      await wakeReferrers(tx, payload, undefined, context.queue)
+      await wakeReferrers(tx, payload, undefined, context)
     }
     await finish(job, context.queue, tx)
     return rows.length
@@ -245,7 +245,7 @@ class Plan {
       for (const awaited of addresses.awaited)
         isOutdated ||= await isWaitingFor(tx, referrer.destination, awaited, this.#name)
     }
-    if (isOutdated) await context.queue.add(followJob(payload, payload.follows), tx)
+    if (isOutdated) await context.queue.add(followJob(payload, context.rules, payload.follows), tx)
   }
 
   /** Notes the keys that are about to be written, and tells which tasks really have something to do, and which have not. */
@@ -345,7 +345,7 @@ async function conclude(conclusion: Conclusion, context: FileJobContext): Promis
     if (context.isFollowing) {
       const done = [...current, ...sent.map(({ task }) => task)]
       await keepReferences(tx, payload, context.queue, (referrer) => referencesOf(referrer, plan, done))
-      await wakeReferrers(tx, payload, settledStores(conclusion, failed), context.queue)
+      await wakeReferrers(tx, payload, settledStores(conclusion, failed), context)
     }
     if (!isWhole) return old.length
     if (plan.waits.length > 0) {

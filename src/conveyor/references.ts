@@ -5,6 +5,7 @@
  */
 import { fileJobKey, type FilePayload } from './intake.ts'
 import { rowsOf } from './ledger.ts'
+import { laneOf, type Rule } from './rules.ts'
 import type { NewJob, Queue } from '../state/queue.ts'
 import type { Database, Transaction } from '../state/database.ts'
 
@@ -125,7 +126,7 @@ export async function wakeReferrers(
   tx: Transaction,
   file: FilePayload,
   destinations: ReadonlySet<string> | undefined,
-  queue: Queue,
+  context: { queue: Queue; rules: readonly Rule[] },
 ): Promise<void> {
   const all = 'SELECT DISTINCT destination FROM refers WHERE to_source = ? AND to_path = ?'
   const known = (await tx.all(all, file.source, file.path)).map((row) => String(row['destination']))
@@ -140,21 +141,30 @@ export async function wakeReferrers(
       ({ key, pending }) => pending === 1 || (key === '' ? keys.size > 0 : !keys.has(String(key))),
     )
     const names = new Map(moved.map((row) => [`${row['source']}/${row['path']}`, row]))
-    for (const { source, path } of names.values())
-      await wake(tx, { source: String(source), path: String(path) }, destination, (file.follows ?? 0) + 1, queue)
+    for (const { source, path } of names.values()) {
+      const referrer = { source: String(source), path: String(path) }
+      await wake(tx, referrer, destination, (file.follows ?? 0) + 1, context)
+    }
   }
 }
 
-async function wake(tx: Transaction, { source, path }: FileName, destination: string, follows: number, queue: Queue) {
+async function wake(
+  tx: Transaction,
+  referrer: FileName,
+  destination: string,
+  follows: number,
+  { queue, rules }: { queue: Queue; rules: readonly Rule[] },
+) {
   const waits = 'SELECT 1 FROM refers WHERE source = ? AND path = ? AND destination = ? AND pending = 1 LIMIT 1'
-  if (follows > longestChain || (await tx.all(waits, source, path, destination)).length > 0) return
-  await queue.add(followJob({ source, path }, follows), tx)
+  const stillWaits = (await tx.all(waits, referrer.source, referrer.path, destination)).length > 0
+  if (follows <= longestChain && !stillWaits) await queue.add(followJob(referrer, rules, follows), tx)
 }
 
 /** The job of a file whose references may have changed. */
-export function followJob({ source, path }: FileName, follows = 0): NewJob {
+export function followJob({ source, path }: FileName, rules: readonly Rule[], follows = 0): NewJob {
   const payload: FilePayload = { source, path, event: 'modified', follows }
-  return { queue: 'file', key: fileJobKey(source, path), payload, isReminder: true }
+  const group = laneOf(rules, source, path) ?? ''
+  return { queue: 'file', key: fileJobKey(source, path), group, payload, isReminder: true }
 }
 
 /** Is anything noted at all? */
