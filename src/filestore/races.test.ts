@@ -55,7 +55,7 @@ describe('one name at a remote', () => {
     await s.store.move('a', 'b')
     await s.store.put('b', 'second')
     // Whoever does not wait is done before.
-    for (let turns = 0; turns < 100; turns++) await setImmediate()
+    for (let turns = 0; turns < 5000; turns++) await setImmediate()
     stopped.open()
     await s.patiently(s.until('it is there', () => s.told('uploaded').includes('b') && !s.isLocal('b')))
     await s.quiet()
@@ -69,7 +69,7 @@ describe('one name at a remote', () => {
     await s.store.put('a', 'x')
     await stopped.reached
     await s.store.delete('a')
-    for (let turns = 0; turns < 100; turns++) await setImmediate()
+    for (let turns = 0; turns < 5000; turns++) await setImmediate()
     stopped.open()
     await s.patiently(s.until('it is forgotten', async () => (await s.filestore.status()).deleted.files === 0))
     await s.quiet()
