@@ -126,7 +126,7 @@ async function locate(tx: Transaction, name: FileName, asker: Asker, context: Ad
   const directory = sources.get(name.source)?.directory
   const original = directory === undefined ? undefined : find(directory, name.path)
   const rows = (await rowsOf(tx, name.source, name.path)).filter(
-    (row) => row.destination === asker.to.store && row.delivery,
+    (row) => row.destination === asker.to.store && row.delivery && row.variant === undefined,
   )
   const expected = original ? expectedAt(asker.to.store, name, original, rules) : []
   const isDone = expected.every(({ rule, to }) => rows.some((row) => original && isOf(row, rule, to, original)))

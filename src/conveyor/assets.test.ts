@@ -160,7 +160,7 @@ test('after close every call is refused', async () => {
 interface Scene extends ManifestContext {
   directory: string
   /** Records a delivery. */
-  deliver(row: Partial<LedgerKey>, deliveredMs?: number): Promise<void>
+  deliver(row: Partial<LedgerKey> & { variant?: string }, deliveredMs?: number): Promise<void>
   assets(domain?: string): Promise<Record<string, string> | undefined>
 }
 
@@ -197,7 +197,7 @@ const rowOf = (row: Partial<LedgerKey>): LedgerKey => {
   return { source: 'site', path: file, rule: 'all', destination: 'out', key: file, ...row }
 }
 
-async function deliver(database: Database, row: Partial<LedgerKey>, deliveredMs: number) {
+async function deliver(database: Database, row: Partial<LedgerKey> & { variant?: string }, deliveredMs: number) {
   const source = { sourceSize: 1, sourceMtimeNs: 1n, sourceInode: 1n }
   await database.transaction(async (tx) => {
     await intend(tx, rowOf(row))
@@ -264,6 +264,13 @@ test('of several deliveries of a file the first rule’s counts, then the first 
   await s.deliver({ rule: 'first', key: 'main/x_1.css' }, 2)
   await s.deliver({ rule: 'first', key: 'main/x_2.css' }, 3)
   assert.equal((await s.assets())?.['x.css'], 'https://cdn.example.com/main/x_2.css')
+})
+
+test('the address is that of the file, not of a variant that was delivered later', async (t) => {
+  const s = await scene(t)
+  await s.deliver({ key: 'x.css' }, 1)
+  await s.deliver({ key: 'x.css.gz', variant: '.gz' }, 2)
+  assert.deepEqual(await s.assets(), { 'x.css': 'https://cdn.example.com/x.css' })
 })
 
 test('a destination’s own URL wins over the store’s', async (t) => {

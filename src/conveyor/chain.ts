@@ -4,7 +4,7 @@ import { StowageError } from '../core/errors.ts'
 import { Limit } from '../core/limit.ts'
 import type { Workbench } from '../store/workbench.ts'
 import type { Original } from './original.ts'
-import type { Processor, ProcessorInput } from './processor.ts'
+import type { Processor, ProcessorInput, ProcessorOutput, Variant } from './processor.ts'
 import type { Destination } from './rules.ts'
 
 /** What comes out of a chain: a file on the disk and the base name it is to be delivered under. */
@@ -13,6 +13,7 @@ export interface Processed {
   name: string
   /** The name changes whenever the content does. */
   isVersioned: boolean
+  variants: readonly Variant[]
 }
 
 /** What a run of a chain needs. */
@@ -34,7 +35,12 @@ export async function runChain(
   original: Original,
   options: ChainOptions,
 ): Promise<Processed> {
-  let result: Processed = { file: original.file, name: path.posix.basename(original.path), isVersioned: false }
+  let result: Processed = {
+    file: original.file,
+    name: path.posix.basename(original.path),
+    isVersioned: false,
+    variants: [],
+  }
   const extension = path.posix.extname(original.path).slice(1).toLowerCase()
   for (const processor of processors)
     if (processor.extensions?.includes(extension) ?? true) result = await runOne(processor, original, result, options)
@@ -97,15 +103,24 @@ async function runNow(
       signal,
     })
     const output = await Promise.race([work, cut])
-    const name = output?.name ?? current.name
-    if (name === '' || name === '.' || name === '..' || name.includes('/'))
-      throw failure(`gave the name ${JSON.stringify(name)}, which is not a base name,`, {})
-    const isVersioned = name === current.name ? current.isVersioned : false
-    return { file: output?.file ?? current.file, name, isVersioned: output?.versioned ?? isVersioned }
+    return after(current, output)
   } catch (error) {
     if (error instanceof StowageError) throw error
     throw failure(`failed with "${error instanceof Error ? error.message : String(error)}"`, { cause: error })
   }
+}
+
+/** What stands after a processor. Throws when it gave names that are none. */
+function after(current: Processed, output: ProcessorOutput | undefined): Processed {
+  const { file, name = current.name, variants = file === undefined ? current.variants : [] } = output ?? {}
+  const wrong = [name, ...variants.map(({ suffix }) => name + (suffix || '/'))].find((each) => !isBaseName(each))
+  if (wrong !== undefined) throw new Error(`it gave the name ${JSON.stringify(wrong)}, which is not a base name`)
+  const isVersioned = name === current.name ? current.isVersioned : false
+  return { file: file ?? current.file, name, isVersioned: output?.versioned ?? isVersioned, variants }
+}
+
+function isBaseName(name: string): boolean {
+  return name !== '' && name !== '.' && name !== '..' && !name.includes('/')
 }
 
 /** A workbench that is only made when somebody asks for it, and the way to be rid of it. */

@@ -18,6 +18,7 @@ import { explain } from './explain.ts'
 import type { Source } from './intake.ts'
 import type { Processor } from './processor.ts'
 import { md5 } from './processors/unique-filename.ts'
+import cssLinks from './processors/css-links.ts'
 import { spacesToDashes } from './processors/filename.ts'
 import type { Rule } from './rules.ts'
 
@@ -485,4 +486,56 @@ test('a rule that gets another label keeps its keys', async (t) => {
   fs.rmSync(path.join(s.site, 'a'))
   await s.sync([{ label: 'after' }])
   assert.deepEqual(await s.content(), {})
+})
+
+/** Delivers beside each file one that holds it twice. */
+const double: Processor = {
+  name: 'double',
+  version: '1',
+  process: async ({ file, workDirectory }) => {
+    const made = path.join(await workDirectory(), `${path.basename(file)} twice`)
+    fs.writeFileSync(made, fs.readFileSync(file, 'utf8').repeat(2))
+    return { variants: [{ file: made, suffix: '.twice' }] }
+  },
+}
+const digestOf = (text: string) => createHash('md5').update(text).digest('hex')
+
+test('variants go where their file goes, follow it under a new name, and leave with it', async (t) => {
+  const s = await scene(t)
+  const rules = [{ processors: [double, md5], destinations: [{ store: 'out', path: 'at' }] }]
+  const named = (text: string) => `at/a_${digestOf(text)}.txt`
+  s.write('a.txt', 'one')
+  await s.sync(rules)
+  assert.deepEqual(await s.content(), { [named('one')]: 'one', [`${named('one')}.twice`]: 'oneone' })
+  const again = await s.sync(rules)
+  assert.equal(again.counters.delivered, 0)
+  s.write('a.txt', 'two!')
+  await s.sync(rules)
+  assert.deepEqual(await s.content(), { [named('two!')]: 'two!', [`${named('two!')}.twice`]: 'two!two!' })
+  await s.sync([{ ...rules[0], processors: [md5] }])
+  assert.deepEqual(await s.content(), { [named('two!')]: 'two!' })
+  await s.sync(rules)
+  fs.rmSync(path.join(s.site, 'a.txt'))
+  await s.sync(rules)
+  assert.deepEqual(await s.content(), {})
+})
+
+test('nobody refers to variants, and those of a style sheet follow what it shows', async (t) => {
+  const s = await scene(t)
+  const rules = [
+    { label: 'fonts', filter: { extensions: ['woff'] }, processors: [double, md5] },
+    { label: 'styles', filter: { extensions: ['css'] }, processors: [cssLinks, double] },
+  ]
+  s.write('a.css', 'url(x.woff)')
+  for (const font of ['one', 'two']) {
+    s.write('x.woff', font)
+    await s.sync(rules)
+    const name = `x_${digestOf(font)}.woff`
+    assert.deepEqual(await s.content(), {
+      'a.css': `url(${name})`,
+      'a.css.twice': `url(${name})`.repeat(2),
+      [name]: font,
+      [`${name}.twice`]: font.repeat(2),
+    })
+  }
 })

@@ -75,6 +75,8 @@ interface Task extends LedgerKey {
   file: string
   /** The name changes whenever the content does. */
   isVersioned: boolean
+  /** The suffix of another form of the file. */
+  variant?: string
   fingerprint: string
   /** What it shows of other files, and the SHA-256 of it all: it may change while the original does not. */
   addresses?: Addresses
@@ -191,7 +193,7 @@ class Plan {
     try {
       const shared = isEach ? undefined : await runChain(rule.processors, this.original, { ...run.chain, timeLimitMs })
       for (const to of meant)
-        if (shared) this.#add(rule, to, shared)
+        if (shared) await this.#add(rule, to, shared)
         else await this.#processFor(rule, to, run)
       const isWaiting = this.waits.some(({ referrer }) => referrer.rule === rule.label)
       if (meant.length === rule.destinations.length && !isWaiting) this.settled.add(rule.label)
@@ -217,21 +219,31 @@ class Plan {
     if (!processed || addresses.awaited.length > 0) {
       const referrer = { ...this.#name, rule: rule.label, destination: to.store, directory: to.path }
       this.waits.push({ referrer, addresses })
-    } else if (addresses.references.length > 0)
-      this.#add(rule, to, processed, { addresses, digest: await sha256Of(processed.file) })
-    else this.#add(rule, to, processed)
+    } else await this.#add(rule, to, processed, addresses.references.length > 0 ? addresses : undefined)
   }
 
   get #name(): FileName {
     return { source: this.source.name, path: this.original.path }
   }
 
-  #add(rule: Rule, to: Destination, processed: Processed, shown: Pick<Task, 'addresses' | 'digest'> = {}) {
-    const { file, name, isVersioned } = processed
+  async #add(rule: Rule, to: Destination, processed: Processed, addresses?: Addresses) {
+    const { file, name, isVersioned, variants } = processed
     const key = path.posix.join(to.path, path.posix.dirname(this.original.path), name)
     const fingerprint = fingerprintOf(rule.processors, to)
-    const task = { ...this.#name, rule: rule.label, destination: to.store, key, ruleOf: rule, to }
-    this.tasks.push({ ...task, file, isVersioned, fingerprint, ...shown })
+    const common = {
+      ...this.#name,
+      rule: rule.label,
+      destination: to.store,
+      ruleOf: rule,
+      to,
+      isVersioned,
+      fingerprint,
+    }
+    // What shows others can change without its original.
+    const digestOf = async (made: string) => (addresses ? { digest: await sha256Of(made) } : {})
+    this.tasks.push({ ...common, key, file, ...(addresses ? { addresses } : {}), ...(await digestOf(file)) })
+    for (const { file: made, suffix } of variants)
+      this.tasks.push({ ...common, key: key + suffix, file: made, variant: suffix, ...(await digestOf(made)) })
   }
 
   /** Notes what is referred to, and has the file looked at once more when that has changed since, or waits for this very file. */
@@ -382,7 +394,10 @@ function referencesOf(referrer: Referrer, plan: Plan, done: readonly Task[]): re
   const isWanted = rule?.destinations.some((to) => to.store === referrer.destination && to.path === referrer.directory)
   if (!isWanted) return []
   const { rule: label, destination, directory } = referrer
-  const task = done.find(({ to, ...each }) => each.rule === label && to.store === destination && to.path === directory)
+  const task = done.find(
+    ({ to, variant, ...each }) =>
+      variant === undefined && each.rule === label && to.store === destination && to.path === directory,
+  )
   return task ? (task.addresses?.references ?? []) : 'all'
 }
 

@@ -40,6 +40,15 @@ export interface ProcessorOutput {
    * given later takes that back.
    */
   versioned?: boolean
+  /** Files delivered beside this one, such as compressed ones. They are dropped when a later processor makes new content. */
+  variants?: readonly Variant[]
+}
+
+/** Another form of the same content. It goes where the file goes, and with it. */
+export interface Variant {
+  file: string
+  /** What its name has after that of the file, such as `.gz`. */
+  suffix: string
 }
 
 /** One step of a chain. Processors may change name and content, never the directory. */

@@ -177,4 +177,6 @@ export const migrations: readonly string[] = [
   ) WITHOUT ROWID;
   CREATE INDEX refers_to ON refers (to_source, to_path, destination);
   CREATE INDEX refers_key ON refers (destination, key)`,
+  // Other forms of a file, such as compressed ones, lie beside it, and nobody refers to them.
+  `ALTER TABLE ledger ADD COLUMN variant TEXT NOT NULL DEFAULT ''`,
 ]

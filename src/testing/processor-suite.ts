@@ -14,6 +14,8 @@ import { StowageError } from '../core/errors.ts'
 export interface NamedContent {
   name: string
   content: Buffer
+  /** What is delivered beside it. */
+  variants?: readonly NamedContent[]
 }
 
 /** What the suite needs to know of a processor. */
@@ -106,7 +108,12 @@ class Bench {
     const warnings: string[] = []
     const warn = (message: string) => warnings.push(message)
     const result = await runChain(processors, this.original(file), { ...this.options(workDirectory), warn })
-    return { result, output: { name: result.name, content: fs.readFileSync(result.file) }, warnings }
+    const [content, ...others] = [result, ...result.variants].map((each) => fs.readFileSync(each.file)) as [Buffer]
+    const variants = others.map((other, index) => ({
+      name: result.name + result.variants[index]?.suffix,
+      content: other,
+    }))
+    return { result, output: { name: result.name, content, variants }, warnings }
   }
 }
 
@@ -130,7 +137,8 @@ function testOutput(bench: Bench, suite: ProcessorSuite) {
     test(`${title} comes out valid, and not larger unless that is allowed`, async () => {
       const { output } = await bench.run(sample)
       await suite.check?.(output, sample)
-      assert.ok(suite.mayGrow || output.content.length <= sample.content.length)
+      for (const { content } of [output, ...(output.variants ?? [])])
+        assert.ok(suite.mayGrow || content.length <= sample.content.length)
     })
     test(`of ${title} the metadata that is promised is kept`, async (t) => {
       if (!suite.metadata) return t.skip('the suite was given no metadata')
@@ -254,5 +262,7 @@ function extensionOf({ name }: NamedContent): string {
 }
 
 function isSame(a: NamedContent | undefined, b: NamedContent): boolean {
-  return a?.name === b.name && a.content.equals(b.content)
+  const [ours = [], theirs = []] = [a?.variants, b.variants]
+  const areSame = ours.length === theirs.length && theirs.every((each, index) => isSame(ours[index], each))
+  return a?.name === b.name && a.content.equals(b.content) && areSame
 }

@@ -19,6 +19,7 @@ const builtIn: Record<string, () => Promise<Module>> = {
   'google-closure-compiler': async () => ({ default: (await import('./minify-programs.ts')).googleClosureCompiler }),
   minify: () => import('./minify.ts') as Promise<Module>,
   'yui-compressor': async () => ({ default: (await import('./minify-programs.ts')).yuiCompressor }),
+  precompress: () => import('./precompress.ts') as Promise<Module>,
   'unique-filename': () => import('./unique-filename.ts') as Promise<Module>,
 }
 
