@@ -272,7 +272,7 @@ export class Mover {
     atEnd: (tx: Transaction) => Promise<void>,
   ): Promise<void> {
     const { registry, settings } = this.#context
-    const state = row.local ?? (await this.bringHome(row, undefined, signal))
+    const state = row.local ?? (await this.bringHome(row, { signal }))
     await registry.transaction(async (tx) => {
       if (isDropped && state !== undefined)
         for (const replica of await registry.replicas(row.key, tx))
@@ -287,9 +287,7 @@ export class Mover {
    */
   async bringHome(
     row: FileRow,
-    not?: string,
-    signal = new AbortController().signal,
-    instead?: string,
+    { signal, not, instead }: { signal: AbortSignal | undefined; not?: string; instead?: string },
   ): Promise<string | undefined> {
     const { registry, local, lock } = this.#context
     const { key, version } = row

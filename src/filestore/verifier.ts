@@ -151,7 +151,7 @@ export class Verifier {
     const copies = (await registry.replicas(key)).filter((each) => each.version === version && each.state === 'present')
     const hasOther = copies.length > 1 || cache?.has(name, key, version)
     if (row.local === undefined && !hasOther) return {}
-    if (row.local === undefined) await this.#parts.mover.bringHome(row, replica.remote, signal)
+    if (row.local === undefined) await this.#parts.mover.bringHome(row, { signal, not: replica.remote })
     if (this.#context.local.stateOf(key) === undefined) return {}
     await registry.transaction(async (tx) => {
       await registry.putReplica({ ...replica, state: 'pending' }, tx)
@@ -163,7 +163,7 @@ export class Verifier {
   /** Brings back a local file that is not there, where local files are kept. */
   async #bringBack(row: FileRow, options: VerifyOptions): Promise<Pick<Fault, 'repaired'>> {
     if (!options.repair || !this.#context.settings.keepLocal) return {}
-    await this.#parts.mover.bringHome(row, undefined, options.signal)
+    await this.#parts.mover.bringHome(row, { signal: options.signal })
     return { repaired: 'brought back' }
   }
 
@@ -171,7 +171,10 @@ export class Verifier {
   async #replace(row: FileRow, { repair = false, signal }: VerifyOptions): Promise<Pick<Fault, 'repaired'>> {
     const { registry } = this.#context
     if (!repair || !row.cloud) return {}
-    const state = await this.#parts.mover.bringHome({ ...row, local: undefined }, undefined, signal, row.local)
+    const state = await this.#parts.mover.bringHome(
+      { ...row, local: undefined },
+      { signal, ...(row.local !== undefined && { instead: row.local }) },
+    )
     const now = await registry.find(row.key)
     return state !== undefined && now?.local === state ? { repaired: 'brought back' } : {}
   }
@@ -195,7 +198,7 @@ export class Verifier {
       await registry.transaction(async (tx) => registry.putReplica(replica, tx))
     }
     if (!cache?.has(name, row.key, row.version)) return {}
-    const state = await this.#parts.mover.bringHome(row, undefined, signal)
+    const state = await this.#parts.mover.bringHome(row, { signal })
     return state === undefined ? {} : { repaired: 'brought back' }
   }
 }
