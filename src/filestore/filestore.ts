@@ -20,12 +20,14 @@ import { Events, type FilestoreEvents } from './events.ts'
 import { Fetcher } from './fetcher.ts'
 import { Files } from './files.ts'
 import { allRemotes, Lanes } from './lanes.ts'
+import { Levelling } from './levelling.ts'
 import { LocalDirectory } from './local.ts'
 import { Mover, type MoveOrder, type MoveProgress } from './mover.ts'
 import { Noticing } from './noticing.ts'
 import { Orphans, type CollectOptions, type Orphan } from './orphans.ts'
 import { Registry, type Count, type Counts } from './registry.ts'
 import { Remover } from './remover.ts'
+import { Renaming } from './renaming.ts'
 import { Routes, type RemoteName, type Remotes, type Route } from './routes.ts'
 import { Uploader } from './uploader.ts'
 import { Verifier, type Fault, type VerifyOptions } from './verifier.ts'
@@ -98,6 +100,8 @@ export class Filestore {
   readonly driver: Driver
   readonly #context: Context
   readonly #files: Files
+  readonly #levelling: Levelling
+  readonly #renaming: Renaming
   readonly #mover: Mover
   readonly #lanes: Lanes
   readonly #verifier: Verifier
@@ -114,8 +118,8 @@ export class Filestore {
     const paused = (await registry.setting('paused')) as string[] | undefined
     const filestore = new Filestore(options, registry, paused ?? [])
     await filestore.#recognise()
-    await filestore.#files.settleAsides()
-    await filestore.#files.finishMoves()
+    await filestore.#levelling.settleAsides()
+    await filestore.#renaming.finish()
     return filestore
   }
 
@@ -141,21 +145,25 @@ export class Filestore {
       },
     }
     const fetcher = new Fetcher(context)
-    const files = new Files(context, fetcher)
+    const levelling = new Levelling(context)
+    const renaming = new Renaming(context, levelling)
+    const files = new Files(context, { levelling, renaming, fetcher })
     const lanes = new Lanes(clock, paused)
     const rate = new Rate(clock)
-    const uploader = new Uploader(context, { files, lanes, rate })
-    const mover = new Mover(context, { files, fetcher, uploader, lanes, rate })
+    const uploader = new Uploader(context, { levelling, lanes, rate })
+    const mover = new Mover(context, { levelling, fetcher, uploader, lanes, rate })
     const remover = new Remover(context, lanes)
     this.#context = context
     this.#files = files
+    this.#levelling = levelling
+    this.#renaming = renaming
     this.#lanes = lanes
-    this.#verifier = new Verifier(context, { files, fetcher, mover })
+    this.#verifier = new Verifier(context, { levelling, fetcher, mover })
     this.#orphans = new Orphans(context, remover)
     this.#mover = mover
     const { scanEveryMs = defaultScanMs, watch = true } = options
     const onScanned = async () => this.#noteTime()
-    this.#noticing = new Noticing(context, files, { directory, scanEveryMs, watch, onScanned })
+    this.#noticing = new Noticing(context, levelling, { directory, scanEveryMs, watch, onScanned })
     this.driver = filestoreDriver(files, `filestore:${name}`)
     this.#workers = {
       offload: this.#worker('offload', async (job, signal) =>
@@ -184,7 +192,7 @@ export class Filestore {
 
   /** Takes in what others have written into the directory, and notices what they have removed. */
   async scan(options: CallOptions = {}): Promise<{ files: number; changed: number }> {
-    return this.#files.scan(options)
+    return this.#levelling.scan(options)
   }
 
   /** Resolves when nothing waits to be uploaded or moved, short of what is paused or set aside. */
@@ -332,7 +340,7 @@ export class Filestore {
     const mark = known ?? local.mark ?? randomUUID()
     local.expect(mark)
     if (known === undefined) await registry.transaction(async (tx) => registry.set('directory', mark, tx))
-    await this.#files.settleDirectory().catch((error: unknown) => log.error((error as Error).message))
+    await this.#levelling.settleDirectory().catch((error: unknown) => log.error((error as Error).message))
   }
 
   async #start() {

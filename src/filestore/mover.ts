@@ -10,7 +10,7 @@ import type { Transaction } from '../state/database.ts'
 import type { Job } from '../state/queue.ts'
 import { queueName, queueRemoval, type Context } from './context.ts'
 import type { Fetcher } from './fetcher.ts'
-import type { Files } from './files.ts'
+import type { Levelling } from './levelling.ts'
 import { Fingerprint, fingerprinted } from './fingerprint.ts'
 import type { Lanes } from './lanes.ts'
 import { infoOf, type Count, type FileRow, type Replica, type Which } from './registry.ts'
@@ -59,7 +59,7 @@ const pageFiles = 500
 
 /** The parts a mover uses beside the context. */
 interface Parts {
-  files: Files
+  levelling: Levelling
   fetcher: Fetcher
   uploader: Uploader
   lanes: Lanes
@@ -153,7 +153,7 @@ export class Mover {
     // It was in hand when its move was stopped, and failed.
     const now = await this.#note()
     if (now?.id !== id || now.state !== 'running') return void (await this.#context.queue.finish(job))
-    const row = await this.#parts.files.look(job.key)
+    const row = await this.#parts.levelling.look(job.key)
     const atEnd = async (tx: Transaction) => {
       await this.#count(id, { files: 1, bytes: row?.size ?? 0 }, 0, tx)
       await this.#context.queue.finish(job, tx)

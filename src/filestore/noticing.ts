@@ -3,7 +3,7 @@ import { codeOf } from '../core/errors.ts'
 import { cleanKey } from '../core/keys.ts'
 import { watch, type Watcher } from '../watch/watcher.ts'
 import type { Context } from './context.ts'
-import type { Files } from './files.ts'
+import type { Levelling } from './levelling.ts'
 
 /** How often it is looked, and what else. */
 interface NoticingOptions {
@@ -24,7 +24,7 @@ const pathsTogether = 256
 /** Keeps registry and directory level, from {@link start} on. */
 export class Noticing {
   readonly #context: Context
-  readonly #files: Files
+  readonly #levelling: Levelling
   readonly #options: NoticingOptions
   readonly #stop = new AbortController()
   #watcher: Watcher | undefined
@@ -36,9 +36,9 @@ export class Noticing {
   #looking: Promise<void> = Promise.resolve()
   #isLooking = false
 
-  constructor(context: Context, files: Files, options: NoticingOptions) {
+  constructor(context: Context, levelling: Levelling, options: NoticingOptions) {
     this.#context = context
-    this.#files = files
+    this.#levelling = levelling
     this.#options = options
   }
 
@@ -103,7 +103,7 @@ export class Noticing {
 
   async #notice(name: string) {
     try {
-      await this.#files.notice(cleanKey(name))
+      await this.#levelling.notice(cleanKey(name))
     } catch (error) {
       if (codeOf(error) !== 'CLOSED') this.#context.log.warn(`${name} was not noticed: ${(error as Error).message}`)
     }
@@ -133,7 +133,7 @@ export class Noticing {
   /** A directory that cannot be read now is read the next time. */
   async #scan() {
     try {
-      await this.#files.scan({ signal: this.#stop.signal })
+      await this.#levelling.scan({ signal: this.#stop.signal })
       await this.#options.onScanned()
     } catch (error) {
       if (!this.#stop.signal.aborted) this.#context.log.error(`The scan failed: ${(error as Error).message}`)

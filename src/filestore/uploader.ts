@@ -8,7 +8,7 @@ import type { Rate } from '../core/rate.ts'
 import { fileVersion } from '../drivers/file.ts'
 import type { Transaction } from '../state/database.ts'
 import { queueName, queueRemoval, type Context } from './context.ts'
-import type { Files } from './files.ts'
+import type { Levelling } from './levelling.ts'
 import { blockBytes, decodeChecksums, Fingerprint, type Digests } from './fingerprint.ts'
 import type { Lanes } from './lanes.ts'
 import { infoOf, type FileRow, type Replica } from './registry.ts'
@@ -19,7 +19,7 @@ type AtEnd = (tx: Transaction) => Promise<void>
 
 /** The parts an uploader uses beside the context. */
 interface Parts {
-  files: Files
+  levelling: Levelling
   lanes: Lanes
   rate: Rate
 }
@@ -59,9 +59,9 @@ export class Uploader {
   async #offload(upload: Upload, atEnd: AtEnd) {
     const { key, mustRest, signal } = upload
     const { registry, routes } = this.#context
-    const { files, lanes } = this.#parts
+    const { levelling, lanes } = this.#parts
     const before = await registry.find(key)
-    const row = await files.look(key)
+    const row = await levelling.look(key)
     // What was noticed only now is queued for its own cool-down.
     const isSettled = row?.local !== undefined && row.version === before?.version
     const plan = isSettled ? await routes.plan(infoOf(row)) : undefined
@@ -70,7 +70,7 @@ export class Uploader {
       return registry.transaction(async (tx) => {
         // In this order the job is a new one, which waits for the remote the file is to go to now.
         await atEnd(tx)
-        await files.enqueue(row, plan, tx)
+        await levelling.enqueue(row, plan, tx)
       })
     try {
       const uploaded = (await this.#isThere(row, plan.remote))
@@ -79,7 +79,7 @@ export class Uploader {
       await this.#settle(upload, row, uploaded, atEnd)
     } catch (error) {
       if (!(error instanceof Changed)) throw error
-      await files.look(key)
+      await levelling.look(key)
       await registry.transaction(atEnd)
     }
   }
@@ -170,7 +170,7 @@ export class Uploader {
       if (isHandedOver && state !== undefined) await local.remove(key, state)
     })
     if (uploaded) events.emit('uploaded', { key, remote: uploaded.replica.remote, bytes: row.size })
-    if (local.stateOf(key) !== undefined) await this.#parts.files.look(key)
+    if (local.stateOf(key) !== undefined) await this.#parts.levelling.look(key)
   }
 
   async #record(row: FileRow, { replica, digests }: Uploaded, now: FileRow | undefined, tx: Transaction) {

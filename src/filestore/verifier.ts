@@ -5,7 +5,7 @@ import type { CallOptions } from '../store/driver.ts'
 import { throwIfAborted } from '../store/driving.ts'
 import { queueName, type Context } from './context.ts'
 import type { Fetcher } from './fetcher.ts'
-import type { Files } from './files.ts'
+import type { Levelling } from './levelling.ts'
 import { Fingerprint } from './fingerprint.ts'
 import type { Mover } from './mover.ts'
 import type { FileRow, Replica } from './registry.ts'
@@ -43,16 +43,16 @@ const together = 16
 /** Looks at files one by one. */
 export class Verifier {
   readonly #context: Context
-  readonly #parts: { files: Files; fetcher: Fetcher; mover: Mover }
+  readonly #parts: { levelling: Levelling; fetcher: Fetcher; mover: Mover }
 
-  constructor(context: Context, parts: { files: Files; fetcher: Fetcher; mover: Mover }) {
+  constructor(context: Context, parts: { levelling: Levelling; fetcher: Fetcher; mover: Mover }) {
     this.#context = context
     this.#parts = parts
   }
 
   /** The faults there are, in the order of the keys. Files that are all right are not told of. */
   async *verify(options: VerifyOptions): AsyncGenerator<Fault> {
-    if (options.repair) await this.#parts.files.settleDirectory({ isGivenUp: true })
+    if (options.repair) await this.#parts.levelling.settleDirectory({ isGivenUp: true })
     let batch: FileRow[] = []
     let files = 0
     const check = async () => {
@@ -75,7 +75,7 @@ export class Verifier {
     const before = await registry.find(key)
     let row: FileRow | undefined
     try {
-      row = await this.#parts.files.look(key)
+      row = await this.#parts.levelling.look(key)
     } catch (error) {
       return [{ key, where: 'local', problem: 'unchecked', why: (error as Error).message }]
     }
