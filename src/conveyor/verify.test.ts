@@ -384,6 +384,36 @@ test('who is cancelled, or wants no more, stops at once and leaves nothing under
   assert.equal(now, 0)
 })
 
+/** Lets whatever can happen happen, for a while. */
+async function aWhile() {
+  for (let turns = 0; turns < 500; turns++) await new Promise((resolve) => setImmediate(resolve))
+}
+
+test('who wants no more waits for what is under way', async (t) => {
+  let [asked, now] = [0, 0]
+  const driver = hindered(memoryDriver(), async (key) => {
+    asked++
+    now++
+    if (key !== 'key 1000') await aWhile()
+    now--
+  })
+  const s = await manyRows(t, driver)
+  for await (const _fault of s.conveyor.verify()) break
+  assert.deepEqual([asked > 1, now], [true, 0])
+})
+
+test('what fails before its turn when all is cancelled is heard of', async (t) => {
+  const stop = new AbortController()
+  let asked = 0
+  const driver = hindered(memoryDriver(), async (key) => {
+    if (++asked === 2) stop.abort()
+    if (key === 'key 1000') await aWhile()
+    if (stop.signal.aborted) throw new StowageError('ABORTED', 'The call was cancelled.')
+  })
+  const s = await manyRows(t, driver)
+  await assert.rejects(s.verify({ signal: stop.signal }), { code: 'ABORTED' })
+})
+
 test('only the source that is asked for is looked at', async (t) => {
   const s = await scene(t, { drivers: { out: memoryDriver() } })
   s.write('a', 'first')
