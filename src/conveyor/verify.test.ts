@@ -404,10 +404,12 @@ test('who wants no more waits for what is under way', async (t) => {
 
 test('what fails before its turn when all is cancelled is heard of', async (t) => {
   const stop = new AbortController()
-  let asked = 0
   const driver = hindered(memoryDriver(), async (key) => {
-    if (++asked === 2) stop.abort()
-    if (key === 'key 1000') await aWhile()
+    await aWhile()
+    if (key !== 'key 1000') return
+    stop.abort()
+    // Meanwhile the others are cancelled.
+    for (let turns = 0; turns < 9; turns++) await aWhile()
     if (stop.signal.aborted) throw new StowageError('ABORTED', 'The call was cancelled.')
   })
   const s = await manyRows(t, driver)
