@@ -235,6 +235,7 @@ describe('a replica that is of no use', () => {
     'that may not be read': (s) => void (s.remote().before = failing('DENIED')),
     'with other bytes': async (s) => s.remote().inner.write('a', toBody(damaged(3 * block))),
     'of another length': async (s) => s.remote().inner.write('a', toBody(bytes.subarray(1))),
+    'that was cut': async (s) => s.remote().inner.write('a', toBody(bytes.subarray(0, -1))),
   }
   for (const [kind, spoil] of Object.entries(kinds))
     test(`one ${kind} fails the read, is not asked for ten minutes, and then again`, async (t) => {
@@ -332,6 +333,19 @@ describe('a replica that is of no use', () => {
         assert.equal(start, spoil === kinds[3] ? 3 * block : 0)
         await s.close()
       }
+  })
+
+  test('one that is just being removed is not asked', async (t) => {
+    const s = await twice(t)
+    const stopped = gate()
+    s.remote('first').before = async ({ operation }) => (operation.startsWith('delete') ? stopped.pass() : undefined)
+    await s.filestore.move({ kind: 'migrate', from: 'first', to: 'second' })
+    await stopped.reached
+    assert.ok((await s.store.get('a')).equals(bytes))
+    assert.deepEqual([s.remote('first').asked('read'), s.remote('second').asked('read')], [[], ['a']])
+    stopped.open()
+    await s.quiet()
+    assert.deepEqual(await s.remote('first').contents(), {})
   })
 
   test('when all replicas are of no use the read fails, and recovers with the first that is back', async (t) => {

@@ -322,6 +322,27 @@ describe('a move', () => {
     assert.deepEqual(await s.remote().contents(), same(keys))
   })
 
+  test('that was stopped does not go on when what was in hand has failed', async (t) => {
+    const s = await filled(t, 'local')
+    const stopped = gate()
+    s.remote().before = async ({ operation }) => {
+      if (operation !== 'write') return
+      await stopped.pass()
+      throw new StowageError('UNREACHABLE', 'It is down (on purpose).')
+    }
+    await s.filestore.move({ kind: 'offload' })
+    await stopped.reached
+    await s.filestore.stopMoving()
+    stopped.open()
+    await s.quiet()
+    s.remote().before = undefined
+    for (let minutes = 0; minutes < 9; minutes++) await s.pass(minute)
+    assert.deepEqual([local(s), await s.remote().contents()], [keys, {}])
+    assert.equal((await s.filestore.status()).queues.find(({ queue }) => queue === 'move')?.waiting, 0)
+    await s.pass(minute)
+    assert.deepEqual(await s.remote().contents(), same(keys))
+  })
+
   test('counts add up while files come, change and go', async (t) => {
     const s = await filled(t, 'away')
     const stopped = gate()

@@ -97,8 +97,31 @@ describe('an upload', () => {
         assert.deepEqual(await s.remote().contents(), { a: expected })
         assert.equal(s.isLocal('a'), false)
         assert.deepEqual(await s.contents(), { a: expected })
+        assert.deepEqual(s.told('failed'), [])
         assert.equal((await s.filestore.status()).queues.find(({ queue }) => queue === 'offload')?.setAside, 0)
       })
+
+  test('a file that is changed when its upload is due but has not begun rests once more', async (t) => {
+    const s = await scene(t)
+    const stopped = gate()
+    s.remote().before = async ({ operation }) => (operation === 'write' ? stopped.pass() : undefined)
+    await s.store.put('a', 'first')
+    // Somebody is in a hurry; the upload that is due ten minutes later has to wait for that.
+    await s.filestore.move({ kind: 'offload' })
+    await stopped.reached
+    await s.clock.advance(10 * minute)
+    await s.until('both are in hand', async () => {
+      const { queues } = await s.filestore.status()
+      return queues.filter(({ running }) => running === 1).length === 2
+    })
+    await s.store.put('a', 'second')
+    s.remote().before = undefined
+    stopped.open()
+    await s.quiet()
+    assert.deepEqual([s.isLocal('a'), s.remote().asked('write').length], [true, 1])
+    await s.pass(10 * minute)
+    assert.deepEqual(await s.remote().contents(), { a: 'second' })
+  })
 
   test('a file that vanishes while it is uploaded is served from the remote', async (t) => {
     const s = await scene(t)
@@ -337,6 +360,7 @@ describe('what arrives is verified', () => {
   for (const [what, garble] of Object.entries({
     'other bytes': (bytes: Buffer) => Buffer.from(bytes.map((byte, index) => (index === 3 ? byte ^ 1 : byte))),
     'fewer bytes': (bytes: Buffer) => bytes.subarray(1),
+    'the beginning only': (bytes: Buffer) => bytes.subarray(0, -1),
     'more bytes': (bytes: Buffer) => Buffer.concat([bytes, Buffer.from('!')]),
     nothing: () => Buffer.alloc(0),
   }))
@@ -355,6 +379,14 @@ describe('what arrives is verified', () => {
       assert.equal(s.isLocal('a'), false)
       assert.deepEqual(await s.remote().contents(), { a: 'abcdefgh' })
     })
+
+  test('the size is compared also where the place vouches for the bytes', async (t) => {
+    const s = await scene(t, { remotes: { cloud: remote(memoryDriver(), { confirms: true }) } })
+    s.remote().garble = (bytes) => bytes.subarray(1)
+    await s.store.put('a', 'abcdefgh')
+    await s.pass(10 * minute)
+    assert.deepEqual([s.isLocal('a'), s.told('uploaded'), s.told('failed')], [true, [], ['a']])
+  })
 
   test('what is not there after it was sent is sent again', async (t) => {
     const s = await scene(t)
