@@ -264,6 +264,23 @@ describe('a directory that is not there', () => {
       assert.deepEqual(await s.remote().contents(), all)
     })
 
+  test('and is gone for good is given up by a repair, which says what is lost', async (t) => {
+    const s = await three(t)
+    fs.rmSync(s.file(''), { recursive: true })
+    await assert.rejects(s.store.put('new', 'new'), { code: 'UNREACHABLE' })
+    const faults = await Array.fromAsync(s.filestore.verify({ repair: true }))
+    assert.deepEqual(
+      faults.map(({ key, where, problem }) => [key, where, problem]),
+      [
+        ['a', 'local', 'lost'],
+        ['b', 'local', 'missing'],
+      ],
+    )
+    await s.store.put('new', 'new')
+    assert.deepEqual(await s.contents(), { b: 'bb', c: 'ccc', new: 'new' })
+    assert.deepEqual(await counted(s), { media: 4, local: 1, cloud: 2, both: 0, lost: 1, deleted: 0 })
+  })
+
   test('but of which everything is in the cloud is made anew', async (t) => {
     const s = await three(t)
     await s.pass(10 * minute)

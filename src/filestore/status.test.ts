@@ -182,6 +182,17 @@ describe('the events of a file', () => {
     assert.deepEqual(await news(failing), ['failed b operation fetch, error NOT_FOUND'])
   })
 
+  test('are not those of others with whom it shares its cache', async (t) => {
+    const s = await scene(t, { cache: { maxBytes: 1000 } })
+    fs.writeFileSync(`${s.base}/other`, 'x'.repeat(600))
+    await s.cache?.adopt('others', `${s.base}/other`, { key: 'a', size: 600, etag: '1' })
+    await s.store.put('a', 'y'.repeat(600))
+    await s.pass(10 * minute)
+    assert.equal(s.cache?.has('others', 'a'), false)
+    await s.until('it is uploaded', () => s.told('uploaded').length === 1)
+    assert.deepEqual(s.told('evicted'), [])
+  })
+
   test('a listener that throws disturbs nobody, and one that has left hears nothing', async (t) => {
     const s = await scene(t)
     const heard: string[] = []

@@ -339,6 +339,48 @@ describe('a remote in trouble', () => {
     await s.until('the first has them too', () => s.told('uploaded').length === 101)
   })
 
+  test('one that hangs holds up the end for ten seconds at most; the upload is made after the next start', async (t) => {
+    const s = await scene(t)
+    const reached = Promise.withResolvers<void>()
+    const { driver } = s.remote()
+    const write = driver.write.bind(driver)
+    driver.write = async (_key, _body, { signal } = {}) =>
+      new Promise((_, reject) => {
+        reached.resolve()
+        signal?.addEventListener('abort', () => reject(new StowageError('ABORTED', 'It was cancelled.')))
+      })
+    await s.store.put('a', 'x')
+    await s.clock.advance(10 * minute)
+    await reached.promise
+    let isClosed = false
+    const closed = s.close().then(() => (isClosed = true))
+    await s.until('it waits for nothing else', () => s.clock.nextMs() === 10_000)
+    await s.clock.advance(9_999)
+    assert.equal(isClosed, false)
+    await s.clock.advance(1)
+    await closed
+    driver.write = write
+    await s.reopen()
+    await s.quiet()
+    assert.deepEqual([s.isLocal('a'), await s.remote().contents()], [false, { a: 'x' }])
+  })
+
+  test('of what was set aside only what is below a prefix is tried again, when that is said', async (t) => {
+    const s = await scene(t)
+    s.remote().before = () => {
+      throw new StowageError('DENIED', 'The key is wrong (on purpose).')
+    }
+    for (const key of ['a/1', 'b/1']) await s.store.put(key, 'x')
+    await s.pass(10 * minute)
+    s.remote().before = undefined
+    assert.equal(await s.filestore.retry('a/'), 1)
+    await s.quiet()
+    assert.deepEqual(await s.remote().contents(), { 'a/1': 'x' })
+    assert.equal(await s.filestore.retry(), 1)
+    await s.quiet()
+    assert.deepEqual(await s.remote().contents(), { 'a/1': 'x', 'b/1': 'x' })
+  })
+
   test('one that denies is set aside with the reason, and tried again when somebody says so', async (t) => {
     const s = await scene(t)
     s.remote().before = () => {
